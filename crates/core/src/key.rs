@@ -1,0 +1,229 @@
+//! Packed primary keys: cr-sqlite's encoding of the key columns of a row as one blob.
+
+use std::fmt;
+
+use crate::{Value, ValueRef};
+
+const INTEGER: u8 = 1;
+const REAL: u8 = 2;
+const TEXT: u8 = 3;
+const BLOB: u8 = 4;
+const NULL: u8 = 5;
+
+/// The primary key of a row in cr-sqlite's packing, well formed by construction.
+///
+/// One byte counts the columns; then for each, in PRIMARY KEY order, a byte `(width << 3) | type` and the payload.
+/// An integer is the fewest big-endian bytes that hold it when it is not negative (0 takes none) and 8 bytes when it
+/// is; a real 8 bytes; text and blob a length of `width` bytes and then the bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PackedKey(Box<[u8]>);
+
+/// Why bytes are not a packed key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// No bytes at all.
+    #[error("packed key is empty")]
+    Empty,
+    /// More bytes than [`PackedKey::LEN_MAX`].
+    #[error("packed key has {len} bytes, the limit is {}", PackedKey::LEN_MAX)]
+    TooLong {
+        /// How many bytes there were.
+        len: usize,
+    },
+    /// The bytes end inside a column.
+    #[error("packed key ends inside column {column}")]
+    Truncated {
+        /// Which column, from 0.
+        column: usize,
+    },
+    /// A type or width that does not exist.
+    #[error("column {column} of the packed key has the unknown type byte {byte:#04x}")]
+    UnknownType {
+        /// Which column, from 0.
+        column: usize,
+        /// The byte.
+        byte: u8,
+    },
+    /// Text that is not UTF-8.
+    #[error("column {column} of the packed key is text that is not UTF-8")]
+    NotUtf8 {
+        /// Which column, from 0.
+        column: usize,
+    },
+}
+
+impl PackedKey {
+    /// The most bytes accepted from outside: far above any sensible key, far below what hurts.
+    pub const LEN_MAX: usize = 1 << 20;
+
+    /// Packs key columns, in PRIMARY KEY order.
+    ///
+    /// # Panics
+    /// When there are more than 255 columns, which no packed key can say.
+    #[must_use]
+    pub fn pack(columns: &[Value]) -> Self {
+        let mut out = Vec::with_capacity(16);
+        Self::begin(columns.len(), &mut out);
+        for column in columns {
+            Self::pack_column(column.as_ref(), &mut out);
+        }
+        Self(out.into_boxed_slice())
+    }
+
+    /// Starts a key of `columns` columns in a caller's buffer; follow with [`pack_column`](Self::pack_column).
+    ///
+    /// # Panics
+    /// When there are more than 255 columns.
+    pub fn begin(columns: usize, out: &mut Vec<u8>) {
+        out.push(u8::try_from(columns).expect("a packed key has at most 255 columns"));
+    }
+
+    /// Appends one column to a key started with [`begin`](Self::begin).
+    pub fn pack_column(column: ValueRef<'_>, out: &mut Vec<u8>) {
+        match column {
+            ValueRef::Null => out.push(NULL),
+            ValueRef::Integer(v) => push_int(INTEGER, v.cast_unsigned(), out),
+            ValueRef::Real(v) => {
+                out.push(REAL);
+                out.extend_from_slice(&v.to_bits().to_be_bytes());
+            }
+            ValueRef::Text(v) => push_bytes(TEXT, v.as_bytes(), out),
+            ValueRef::Blob(v) => push_bytes(BLOB, v, out),
+        }
+    }
+
+    /// Checks bytes from outside and takes them as a key.
+    ///
+    /// As in cr-sqlite, bytes after the last column are ignored and an integer may be padded with zeros; here the key
+    /// is then packed again, so that one row never has two keys.
+    ///
+    /// # Errors
+    /// [`KeyError`]; nothing else is accepted, so [`unpack`](Self::unpack) cannot fail later.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
+        if bytes.len() > Self::LEN_MAX {
+            return Err(KeyError::TooLong { len: bytes.len() });
+        }
+        let (&count, mut rest) = bytes.split_first().ok_or(KeyError::Empty)?;
+        let mut packed = Vec::with_capacity(bytes.len());
+        packed.push(count);
+        for column in 0..usize::from(count) {
+            let value;
+            (value, rest) = read_column(rest, column)?;
+            Self::pack_column(value, &mut packed);
+        }
+        Ok(Self(packed.into_boxed_slice()))
+    }
+
+    /// Takes bytes that this crate packed, without checking them again.
+    #[must_use]
+    pub fn from_packed(bytes: &[u8]) -> Self {
+        debug_assert_eq!(Self::from_bytes(bytes).as_ref().map(Self::as_bytes), Ok(bytes), "packed here");
+        Self(bytes.into())
+    }
+
+    /// The packed bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// How many columns the key has.
+    #[must_use]
+    pub fn column_count(&self) -> usize {
+        usize::from(self.0[0])
+    }
+
+    /// The key columns, in PRIMARY KEY order.
+    pub fn columns(&self) -> impl Iterator<Item = ValueRef<'_>> {
+        let mut rest = &self.0[1..];
+        (0..self.column_count()).map(move |column| {
+            let (value, tail) =
+                read_column(rest, column).expect("a packed key is well formed by construction");
+            rest = tail;
+            value
+        })
+    }
+
+    /// The key columns, owned.
+    #[must_use]
+    pub fn unpack(&self) -> Vec<Value> {
+        self.columns().map(ValueRef::to_owned).collect()
+    }
+}
+
+/// `(1, 'a')`: for people, in messages and tables.
+impl fmt::Display for PackedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, column) in self.columns().enumerate() {
+            if i > 0 {
+                f.write_str(", ")?;
+            }
+            match column {
+                ValueRef::Null => f.write_str("NULL")?,
+                ValueRef::Integer(v) => write!(f, "{v}")?,
+                ValueRef::Real(v) => write!(f, "{v:?}")?,
+                ValueRef::Text(v) => write!(f, "'{v}'")?,
+                ValueRef::Blob(v) => {
+                    f.write_str("x'")?;
+                    v.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+                    f.write_str("'")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for PackedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PackedKey({self})")
+    }
+}
+
+fn push_int(kind: u8, value: u64, out: &mut Vec<u8>) {
+    let bytes = value.to_be_bytes();
+    let skipped = value.leading_zeros() as usize / 8;
+    out.push(((8 - skipped) as u8) << 3 | kind);
+    out.extend_from_slice(&bytes[skipped..]);
+}
+
+fn push_bytes(kind: u8, bytes: &[u8], out: &mut Vec<u8>) {
+    push_int(kind, bytes.len() as u64, out);
+    out.extend_from_slice(bytes);
+}
+
+fn read_uint(bytes: &[u8], width: usize, column: usize) -> Result<(u64, &[u8]), KeyError> {
+    let (head, tail) = bytes.split_at_checked(width).ok_or(KeyError::Truncated { column })?;
+    Ok((head.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)), tail))
+}
+
+fn read_column(bytes: &[u8], column: usize) -> Result<(ValueRef<'_>, &[u8]), KeyError> {
+    let (&byte, rest) = bytes.split_first().ok_or(KeyError::Truncated { column })?;
+    let width = usize::from(byte >> 3);
+    let unknown = KeyError::UnknownType { column, byte };
+    if width > 8 {
+        return Err(unknown);
+    }
+    match byte & 7 {
+        INTEGER => {
+            let (value, rest) = read_uint(rest, width, column)?;
+            Ok((ValueRef::Integer(value.cast_signed()), rest))
+        }
+        REAL => {
+            let (bits, rest) = read_uint(rest, 8, column)?;
+            Ok((ValueRef::Real(f64::from_bits(bits)), rest))
+        }
+        kind @ (TEXT | BLOB) => {
+            let (len, rest) = read_uint(rest, width, column)?;
+            let len = usize::try_from(len).map_err(|_| KeyError::Truncated { column })?;
+            let (payload, rest) = rest.split_at_checked(len).ok_or(KeyError::Truncated { column })?;
+            if kind == BLOB {
+                return Ok((ValueRef::Blob(payload), rest));
+            }
+            let text = std::str::from_utf8(payload).map_err(|_| KeyError::NotUtf8 { column })?;
+            Ok((ValueRef::Text(text), rest))
+        }
+        NULL => Ok((ValueRef::Null, rest)),
+        _ => Err(unknown),
+    }
+}
