@@ -15,4 +15,4 @@ pub use model::{Model, Refused};
 pub use rng::Rng;
 pub use shape::{SHAPES, Shape};
 pub use sql::{literal, message, quote, rows_of, run, table_dump};
-pub use workload::{Filter, InsertMode, Statement, random_statement};
+pub use workload::{Filter, InsertMode, Statement, random_change, random_statement};

@@ -16,9 +16,6 @@ pub struct Model {
     pending: i64,
     /// Neither are the places within it.
     seq: i64,
-    /// Whether a version is used up by a transaction that records nothing, as the genuine one does.
-    burns_versions: bool,
-    touched: bool,
     savepoints: Vec<Vec<ModelTable>>,
 }
 
@@ -55,22 +52,11 @@ struct Clock {
 pub struct Refused;
 
 impl Model {
-    /// An empty replica. `burns_versions` copies a fault of the genuine one: a transaction that records nothing still
-    /// takes a version.
+    /// An empty replica. Unlike the genuine one it takes no version for a transaction that records nothing.
     #[must_use]
-    pub fn new(site: &[u8], burns_versions: bool) -> Self {
+    pub fn new(site: &[u8]) -> Self {
         let tables = vec![ModelTable::default(); SHAPES.len()];
-        let (db_version, pending, seq, touched) = (0, 0, 0, false);
-        Self {
-            site: site.to_vec(),
-            tables,
-            db_version,
-            pending,
-            seq,
-            burns_versions,
-            touched,
-            savepoints: Vec::new(),
-        }
+        Self { site: site.to_vec(), tables, db_version: 0, pending: 0, seq: 0, savepoints: Vec::new() }
     }
 
     /// `crsql_db_version()` outside a transaction.
@@ -82,13 +68,12 @@ impl Model {
     /// BEGIN.
     pub fn begin(&mut self) {
         self.savepoints = vec![self.tables.clone()];
-        (self.pending, self.seq, self.touched) = (0, 0, false);
+        (self.pending, self.seq) = (0, 0);
     }
 
     /// COMMIT.
     pub fn commit(&mut self) {
-        let recorded = self.changes().iter().any(|row| row.db_version > self.db_version);
-        if recorded || (self.burns_versions && self.touched) {
+        if self.changes().iter().any(|row| row.db_version > self.db_version) {
             self.db_version = self.pending;
         }
         self.savepoints.clear();
@@ -264,7 +249,6 @@ impl Model {
     /// The clock of a local write, and the place it takes.
     fn local(&mut self, col_version: i64) -> Clock {
         self.pending = self.next_version();
-        self.touched = true;
         self.seq += 1;
         Clock { col_version, db_version: self.pending, seq: self.seq - 1, site: self.site.clone() }
     }
@@ -375,7 +359,6 @@ impl Model {
         if moves && self.tables[shape].rows.contains_key(&new_pk) && !replace {
             return Err(Refused);
         }
-        (self.pending, self.touched) = (self.next_version(), true);
         if moves {
             self.move_row(shape, pk, &new_pk, key);
         }

@@ -1,10 +1,10 @@
 //! Random statements, as values: the same statement can be written as SQL and run by the model.
 
-use opor_core::Value;
+use opor_core::{Cid, PackedKey, Value};
 
 use crate::shape::Kind;
 use crate::sql::{literal, quote};
-use crate::{Rng, SHAPES, Shape};
+use crate::{ChangeRow, Rng, SHAPES, Shape};
 
 /// A write to one table of [`SHAPES`].
 #[derive(Clone, Debug)]
@@ -269,4 +269,34 @@ pub(crate) fn random_value(rng: &mut Rng, kind: Kind) -> Value {
         Kind::Blob => Value::Blob(rng.pick(&[&b""[..], b"\0", b"\x01\x02", b"\xff", b"a"]).to_vec()),
         _ => Value::Integer(*rng.pick(&[0, 1, 2, 3, -1, 40, i64::MAX, i64::MIN])),
     }
+}
+
+/// A change another replica may have made: a column or a sentinel, of any causal length, in a commit up to `newest`.
+pub fn random_change(rng: &mut Rng, newest: i64) -> ChangeRow {
+    let shape = rng.pick(SHAPES);
+    let cl = *rng.pick(&[1, 1, 1, 2, 2, 3, 4, 5]);
+    let has_column = !shape.columns.is_empty() && cl % 2 == 1 && rng.chance(75);
+    let column = has_column.then(|| rng.below(shape.columns.len()));
+    let (cid, val) = match column {
+        None => (Cid::SENTINEL, Value::Null),
+        Some(column) => {
+            (shape.columns[column], storable(shape.random_cell(rng, column), &shape.defaults()[column]))
+        }
+    };
+    ChangeRow {
+        table: shape.name.to_owned(),
+        pk: PackedKey::pack(&shape.random_key(rng)).as_bytes().to_vec(),
+        cid: cid.to_owned(),
+        val,
+        col_version: if column.is_some() { 1 + rng.below(4) as i64 } else { cl },
+        db_version: 1 + rng.below(newest as usize) as i64,
+        site_id: Some(vec![*rng.pick(&[0xa, 0xc]); 16]),
+        cl,
+        seq: rng.below(9) as i64,
+    }
+}
+
+/// A NOT NULL column takes its default where the value would be refused.
+fn storable(value: Value, default: &Value) -> Value {
+    if value == Value::Null { default.clone() } else { value }
 }

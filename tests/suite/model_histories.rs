@@ -1,8 +1,10 @@
 //! One replica against the model of cr-sqlite's clocks: the same statements, and all nine columns of the log compared.
 
-use opor_core::{PackedKey, Value};
+use opor_core::PackedKey;
 use opor_store::Store;
-use opor_tests::{ChangeRow, Model, Rng, SHAPES, apply_row, changes_since, message, random_statement, run};
+use opor_tests::{
+    ChangeRow, Model, Rng, SHAPES, apply_row, changes_since, message, random_change, random_statement, run,
+};
 
 use crate::histories::{operations, seeds};
 use crate::invariants::rows_by_key;
@@ -35,7 +37,7 @@ impl Twin {
         let names: Vec<_> = SHAPES.iter().map(|shape| shape.name).collect();
         Self {
             store: memory(0xb, &schema, &names),
-            model: Model::new(site(0xb).as_bytes(), false),
+            model: Model::new(site(0xb).as_bytes()),
             rng: Rng::new(seed),
             history: Vec::new(),
         }
@@ -115,7 +117,8 @@ impl Twin {
                 self.statement_inside();
                 continue;
             }
-            let change = random_change(&mut self.rng, self.model.db_version());
+            let newest = self.model.db_version() + 3;
+            let change = random_change(&mut self.rng, newest);
             self.history.push(format!("apply {change:?}"));
             self.model.apply(&change);
             apply_row(&self.store, &change)
@@ -152,34 +155,4 @@ impl Twin {
         let from = self.history.len().saturating_sub(30);
         format!("last of {} statements:\n{}", self.history.len(), self.history[from..].join("\n"))
     }
-}
-
-/// A change another replica may have made: a column, or a sentinel, of any causal length.
-fn random_change(rng: &mut Rng, db_version: i64) -> ChangeRow {
-    let shape = rng.pick(SHAPES);
-    let cl = *rng.pick(&[1, 1, 1, 2, 2, 3, 4, 5]);
-    let column =
-        (!shape.columns.is_empty() && cl % 2 == 1 && rng.chance(75)).then(|| rng.below(shape.columns.len()));
-    let (cid, val) = match column {
-        None => ("-1", Value::Null),
-        Some(column) => {
-            (shape.columns[column], storable(shape.random_cell(rng, column), &shape.defaults()[column]))
-        }
-    };
-    ChangeRow {
-        table: shape.name.to_owned(),
-        pk: PackedKey::pack(&shape.random_key(rng)).as_bytes().to_vec(),
-        cid: cid.to_owned(),
-        val,
-        col_version: if column.is_some() { 1 + rng.below(4) as i64 } else { cl },
-        db_version: 1 + rng.below(db_version as usize + 3) as i64,
-        site_id: Some(site(*rng.pick(&[0xa, 0xc])).as_bytes().to_vec()),
-        cl,
-        seq: rng.below(9) as i64,
-    }
-}
-
-/// A NOT NULL column takes its default where the value would be refused.
-fn storable(value: Value, default: &Value) -> Value {
-    if value == Value::Null { default.clone() } else { value }
 }

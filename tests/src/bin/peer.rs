@@ -5,7 +5,8 @@
 //! `crsql_changes`), `{"hammer": {"first": n, "count": n}}` (one commit and one answer a row). What fails is answered
 //! with `{"error": ".."}`.
 //!
-//! `peer trace SEED STEPS` prints random statements and what the model says the change log is after each transaction.
+//! `peer statements SEED COUNT` prints the tables of the histories and random statements on them; `peer trace SEED STEPS`
+//! groups them in transactions and prints what the model says the change log is after each.
 
 use std::error::Error;
 use std::io::{BufRead, Write};
@@ -14,7 +15,7 @@ use opor_core::{CausalLength, Change, Changeset, Cid, ColVersion, DbVersion, Pac
 use opor_store::{ClockPolicy, OpenOptions, Store};
 use opor_tests::{
     ChangeRow, Model, Rng, SHAPES, apply_row, change_from_json, change_to_json, changes_since, message,
-    random_statement, run, unhex, value_to_json,
+    random_change, random_statement, run, unhex, value_to_json,
 };
 use serde_json::{Value as Json, json};
 
@@ -24,10 +25,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["trace", seed, steps] => trace(seed.parse()?, steps.parse()?),
+        ["statements", seed, count] => statements(seed.parse()?, count.parse()?),
         [file] => serve(file, "lamport", None),
         [file, clock] => serve(file, clock, None),
         [file, clock, site] => serve(file, clock, Some(SiteId::new(&unhex(site))?)),
-        _ => Err("usage: peer FILE [lamport|hlc] [SITE] | peer trace SEED STEPS".into()),
+        _ => {
+            Err("usage: peer FILE [lamport|hlc] [SITE] | peer statements SEED COUNT | peer trace SEED STEPS"
+                .into())
+        }
     }
 }
 
@@ -128,16 +133,35 @@ fn change(row: &ChangeRow) -> Result<Change, Box<dyn Error>> {
 /// The site the model writes as.
 const TRACE_SITE: [u8; 16] = [0xb; 16];
 
+fn say_tables() -> std::io::Result<()> {
+    SHAPES.iter().try_for_each(|shape| {
+        say(&json!({"schema": shape.create, "table": shape.name, "columns": shape.columns.len()}))
+    })
+}
+
+fn statements(seed: u64, count: usize) -> Result<(), Box<dyn Error>> {
+    say_tables()?;
+    let mut rng = Rng::new(seed);
+    for _ in 0..count {
+        say(&json!({"sql": random_statement(&mut rng, SHAPES.len(), true).sql()}))?;
+    }
+    Ok(())
+}
+
 fn trace(seed: u64, steps: usize) -> Result<(), Box<dyn Error>> {
     let mut rng = Rng::new(seed);
-    let mut model = Model::new(&TRACE_SITE, true);
-    for shape in SHAPES {
-        say(&json!({"schema": shape.create, "table": shape.name}))?;
-    }
+    let mut model = Model::new(&TRACE_SITE);
+    say_tables()?;
     for _ in 0..steps {
         model.begin();
         say(&json!({"sql": "BEGIN", "ok": true}))?;
         for _ in 0..1 + rng.below(4) {
+            if rng.chance(25) {
+                let change = random_change(&mut rng, 1);
+                model.apply(&change);
+                say(&json!({"apply": change_to_json(&change)}))?;
+                continue;
+            }
             let statement = random_statement(&mut rng, SHAPES.len(), true);
             let ok = model.execute(&statement).is_ok();
             say(&json!({"sql": statement.sql(), "ok": ok}))?;
