@@ -58,7 +58,7 @@ pub(crate) fn install(conn: &Connection, engine: *const Engine) -> Result<(), Er
     add("crsql_as_crr", as_crr)?;
     add("crsql_as_table", |engine, context| {
         engine.unreplicate(&last_text(context)?)?;
-        Ok(SqlValue::Null.into())
+        Ok(ToSqlOutput::Owned(SqlValue::Null))
     })?;
     add("crsql_begin_alter", |engine, context| {
         engine.begin_alter(&last_text(context)?)?;
@@ -66,13 +66,13 @@ pub(crate) fn install(conn: &Connection, engine: *const Engine) -> Result<(), Er
     })?;
     add("crsql_commit_alter", |engine, context| {
         engine.commit_alter(&last_text(context)?)?;
-        Ok(SqlValue::Null.into())
+        Ok(ToSqlOutput::Owned(SqlValue::Null))
     })?;
     add("crsql_finalize", |_, _| text("finalized"))?;
-    add("crsql_rows_impacted", |engine, _| Ok(SqlValue::Integer(engine.rows_impacted.get()).into()))?;
+    add("crsql_rows_impacted", |engine, _| Ok(ToSqlOutput::Owned(SqlValue::Integer(engine.rows_impacted.get()))))?;
     add("crsql_internal_sync_bit", sync_bit)?;
-    add("crsql_get_seq", |engine, _| Ok(SqlValue::Integer(engine.next_seq(false)).into()))?;
-    add("crsql_increment_and_get_seq", |engine, _| Ok(SqlValue::Integer(engine.next_seq(true)).into()))?;
+    add("crsql_get_seq", |engine, _| Ok(ToSqlOutput::Owned(SqlValue::Integer(engine.next_seq(false)))))?;
+    add("crsql_increment_and_get_seq", |engine, _| Ok(ToSqlOutput::Owned(SqlValue::Integer(engine.next_seq(true)))))?;
     add("crsql_sha", |_, _| text(SHA))?;
     add("crsql_pack_columns", |_, context| blob(pack(context)?))?;
     add("crsql_config_set", config_set)?;
@@ -119,7 +119,7 @@ fn config_set(engine: &Engine, context: &Context<'_>) -> Answer {
     let on = context.get::<i64>(1)? != 0;
     engine.uncaptured(|| meta::save_merge_equal_values(engine.db, on))?;
     engine.meta.borrow_mut().merge_equal_values = on;
-    Ok(SqlValue::Integer(context.get::<i64>(1)?).into())
+    Ok(ToSqlOutput::Owned(SqlValue::Integer(context.get::<i64>(1)?)))
 }
 
 fn pack(context: &Context<'_>) -> Result<Vec<u8>, Error> {
@@ -152,13 +152,13 @@ fn last_text(context: &Context<'_>) -> Result<String, Error> {
 }
 
 fn integer(value: u64) -> Answer {
-    Ok(SqlValue::Integer(value.cast_signed()).into())
+    Ok(ToSqlOutput::Owned(SqlValue::Integer(value.cast_signed())))
 }
 
 fn text(value: &str) -> Answer {
-    Ok(SqlValue::Text(value.to_owned()).into())
+    Ok(ToSqlOutput::Owned(SqlValue::Text(value.to_owned())))
 }
 
 fn blob(value: Vec<u8>) -> Answer {
-    Ok(SqlValue::Blob(value).into())
+    Ok(ToSqlOutput::Owned(SqlValue::Blob(value)))
 }

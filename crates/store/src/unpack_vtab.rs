@@ -1,14 +1,14 @@
 //! `crsql_unpack_columns`: the columns of a packed key as rows.
 #![expect(unsafe_code, reason = "rusqlite's virtual table traits are unsafe to implement")]
 
-use std::ffi::c_int;
+use std::borrow::Cow;
+use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;
 
 use opor_core::{PackedKey, Value};
 use rusqlite::types::Value as SqlValue;
 use rusqlite::vtab::{
-    Context, Filters, IndexConstraintOp, IndexInfo, VTab, VTabConnection, VTabCursor, eponymous_only_module,
-    sqlite3_vtab, sqlite3_vtab_cursor,
+    Context, Filters, IndexConstraintOp, IndexInfo, Module, VTab, VTabConnection, VTabCursor, sqlite3_vtab, sqlite3_vtab_cursor,
 };
 use rusqlite::{Connection, Error};
 
@@ -16,7 +16,8 @@ use crate::sqlite::failure;
 
 /// Registers the table.
 pub(crate) fn install(conn: &Connection) -> Result<(), Error> {
-    conn.create_module(c"crsql_unpack_columns", eponymous_only_module::<Unpack>(), None)
+    const MODULE: Module<'_, Unpack> = Module::eponymous_only_module();
+    conn.create_module(c"crsql_unpack_columns", &MODULE, None)
 }
 
 #[repr(C)]
