@@ -6,9 +6,8 @@
 use crate::colset::ColSet;
 use crate::varint::{self, DamagedRecord, Reader};
 
-/// Rows in a block: a bulk insert then costs about a byte a row, and a block in which every cell was written alone
-/// still decodes in a microsecond.
-pub(crate) const BLOCK_ROWS: u32 = 1 << BLOCK_SHIFT;
+/// 2^5 rows are in a block: a bulk insert then costs about a byte a row, and a block in which every cell was written
+/// alone still decodes in a microsecond.
 pub(crate) const BLOCK_SHIFT: u32 = 5;
 
 /// The clock of one cell, or of a sentinel (then `cv` is the causal length).

@@ -1,6 +1,5 @@
 //! The replicated tables as they are in the schema now: columns, keys, and the ids that clocks use for them.
 
-use std::ffi::CString;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -16,7 +15,6 @@ use crate::sqlite::{Db, quote};
 pub(crate) struct Table {
     pub(crate) id: u32,
     pub(crate) name: Arc<str>,
-    pub(crate) c_name: CString,
     /// WITHOUT ROWID: rows are found by their key, not by a rowid.
     pub(crate) keyed: bool,
     /// The rowid is the primary key (`INTEGER PRIMARY KEY`).
@@ -50,16 +48,8 @@ pub(crate) struct Column {
 }
 
 impl Table {
-    pub(crate) fn column(&self, name: &str) -> Option<&Column> {
-        self.columns.iter().find(|column| &*column.name == name)
-    }
-
     pub(crate) fn column_by_bit(&self, bit: u32) -> Option<&Column> {
         self.columns.iter().find(|column| column.bit == bit)
-    }
-
-    pub(crate) fn is_key(&self, name: &str) -> bool {
-        self.key.iter().any(|column| &*column.name == name)
     }
 
     pub(crate) fn clock_table(&self) -> String {
@@ -109,6 +99,11 @@ impl Catalog {
 
     pub(crate) fn table_by_id(&self, id: u32) -> Option<&Rc<Table>> {
         self.by_id.get(&id).map(|place| &self.tables[*place])
+    }
+
+    /// A catalog that must be read before it is used.
+    pub(crate) fn unknown() -> Self {
+        Self { schema_version: -1, ..Self::default() }
     }
 
     /// Reads the catalog as the current transaction sees it.
@@ -275,7 +270,6 @@ impl Shape {
         }
         Table {
             id,
-            c_name: CString::new(self.name.as_str()).expect("SQLite names have no NUL"),
             name: self.name.into(),
             keyed: self.without_rowid,
             rowid_is_key: self.rowid_is_key,

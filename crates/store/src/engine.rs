@@ -389,8 +389,7 @@ impl Engine {
     }
 
     fn forget_catalog(&self) {
-        let unknown = Catalog { schema_version: -1, ..Catalog::default() };
-        *self.catalog.borrow_mut() = Rc::new(unknown);
+        *self.catalog.borrow_mut() = Rc::new(Catalog::unknown());
     }
 
     /// After a rollback of schema changes within a transaction that goes on.

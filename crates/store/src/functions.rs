@@ -69,10 +69,14 @@ pub(crate) fn install(conn: &Connection, engine: *const Engine) -> Result<(), Er
         Ok(ToSqlOutput::Owned(SqlValue::Null))
     })?;
     add("crsql_finalize", |_, _| text("finalized"))?;
-    add("crsql_rows_impacted", |engine, _| Ok(ToSqlOutput::Owned(SqlValue::Integer(engine.rows_impacted.get()))))?;
+    add("crsql_rows_impacted", |engine, _| {
+        Ok(ToSqlOutput::Owned(SqlValue::Integer(engine.rows_impacted.get())))
+    })?;
     add("crsql_internal_sync_bit", sync_bit)?;
     add("crsql_get_seq", |engine, _| Ok(ToSqlOutput::Owned(SqlValue::Integer(engine.next_seq(false)))))?;
-    add("crsql_increment_and_get_seq", |engine, _| Ok(ToSqlOutput::Owned(SqlValue::Integer(engine.next_seq(true)))))?;
+    add("crsql_increment_and_get_seq", |engine, _| {
+        Ok(ToSqlOutput::Owned(SqlValue::Integer(engine.next_seq(true))))
+    })?;
     add("crsql_sha", |_, _| text(SHA))?;
     add("crsql_pack_columns", |_, context| blob(pack(context)?))?;
     add("crsql_config_set", config_set)?;

@@ -104,12 +104,6 @@ impl Notes {
         }
     }
 
-    /// Gives back the key kept last.
-    pub(crate) fn release_key(&mut self, span: Span) {
-        debug_assert_eq!(span.end as usize, self.keys.len(), "only the last key can be given back");
-        self.keys.truncate(span.start as usize);
-    }
-
     pub(crate) fn push_insert(&mut self, table: u32, row: i64) {
         if let Some(Note::Inserts { table: last, first, count }) = self.open_note()
             && *last == table

@@ -8,7 +8,8 @@ use std::marker::PhantomData;
 use opor_core::{PackedKey, Value};
 use rusqlite::types::Value as SqlValue;
 use rusqlite::vtab::{
-    Context, Filters, IndexConstraintOp, IndexInfo, Module, VTab, VTabConnection, VTabCursor, sqlite3_vtab, sqlite3_vtab_cursor,
+    Context, Filters, IndexConstraintOp, IndexInfo, Module, VTab, VTabConnection, VTabCursor, sqlite3_vtab,
+    sqlite3_vtab_cursor,
 };
 use rusqlite::{Connection, Error};
 
@@ -33,10 +34,13 @@ unsafe impl<'vtab> VTab<'vtab> for Unpack {
     fn connect(
         _db: &mut VTabConnection,
         _aux: Option<&()>,
+        _module: &[u8],
+        _database: &[u8],
+        _table: &[u8],
         _args: &[&[u8]],
-    ) -> Result<(String, Self), Error> {
+    ) -> Result<(Cow<'static, CStr>, Self), Error> {
         let base = sqlite3_vtab::default();
-        Ok(("CREATE TABLE x(cell ANY, package BLOB HIDDEN)".to_owned(), Self { base }))
+        Ok((c"CREATE TABLE x(cell ANY, package BLOB HIDDEN)".into(), Self { base }))
     }
 
     fn best_index(&self, info: &mut IndexInfo) -> Result<bool, Error> {

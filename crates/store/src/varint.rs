@@ -3,7 +3,7 @@
 /// A record that does not decode: the file is damaged, or written by a newer opor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("clock record is damaged")]
-pub struct DamagedRecord;
+pub(crate) struct DamagedRecord;
 
 pub(crate) fn put(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
