@@ -92,7 +92,7 @@ unsafe extern "C" fn connect(
 ) -> c_int {
     // SAFETY: SQLite hands over an open handle and a place for the table.
     unsafe {
-        let code = ffi::sqlite3_declare_vtab(db, c"CREATE TABLE x(nothing)".as_ptr());
+        let code = ffi::sqlite3_declare_vtab(db, c"CREATE TABLE x(empty)".as_ptr());
         if code != ffi::SQLITE_OK {
             return code;
         }
