@@ -137,8 +137,8 @@ fn a_row_has_one_identity_under_a_nocase_key() {
     pull(&mut peer, &source);
     exec(&source, "INSERT OR REPLACE INTO foo VALUES ('X', 2)");
     pull(&mut peer, &source);
-    for store in [&source, &peer] {
-        assert_eq!(lines(store, "SELECT * FROM foo"), ["X|2"]);
+    for (name, store) in [("the writer", &source), ("the peer", &peer)] {
+        assert_eq!(lines(store, "SELECT * FROM foo"), ["X|2"], "on {name}: {:#?}", log_lines(store));
         let mut living: Vec<_> =
             log(store).into_iter().filter(|row| row.cl % 2 == 1).map(|row| row.pk).collect();
         living.dedup();

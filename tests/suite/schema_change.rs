@@ -155,7 +155,7 @@ fn other_connections_follow_a_schema_change() {
     let two = reopen(&path, 0xa);
     exec(&two, "INSERT INTO foo VALUES (1, 1)");
     exec(&one, "ALTER TABLE foo ADD COLUMN c");
-    exec(&two, "INSERT INTO foo VALUES (2, 2, 3)");
+    exec(&two, "INSERT INTO foo(a, b, c) VALUES (2, 2, 3)");
     exec(&one, "ALTER TABLE foo DROP COLUMN b");
     exec(&two, "UPDATE foo SET c = 4 WHERE a = 1");
     let rows = lines(&one, "SELECT pk, cid, val FROM crsql_changes ORDER BY pk");
