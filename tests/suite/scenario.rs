@@ -172,10 +172,15 @@ impl Scenario {
     fn change(&self, json: &Json) -> ChangeRow {
         change_from_json(json, |site| match site.strip_prefix("hex:") {
             Some(hex) => unhex(hex),
-            // A change may come from a site that has no database in the scenario: A is 0a.., B is 0b.., and so on.
-            None => vec![site.as_bytes()[0] - b'A' + 0xa; 16],
+            None => self.sites.get(site).cloned().unwrap_or_else(|| site_of_letter(site)),
         })
     }
+}
+
+/// A site that only appears in changes: A is 16 times 0a, B 0b, and so on, as for those that are replicas.
+fn site_of_letter(letter: &str) -> Vec<u8> {
+    let [letter @ b'A'..=b'Z'] = letter.as_bytes() else { panic!("there is no site {letter}") };
+    vec![letter - b'A' + 0x0a; 16]
 }
 
 /// Inserts rows into `crsql_changes`, together or each on its own; a refused one takes the whole transaction with it.
