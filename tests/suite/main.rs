@@ -1,5 +1,6 @@
 //! The suite: real SQLite, real files, real processes.
 
+mod convergence;
 mod deviations;
 mod golden;
 mod histories;
