@@ -78,12 +78,15 @@ fn replicas_with_both_kinds_of_clock_converge() {
 
 fn run_histories(clocks: [ClockPolicy; 2], first: u64) {
     let seeds = seeds(first, 12);
-    let steps = operations(4_000) / seeds.len();
+    let steps = operations(3_400) / seeds.len();
     for seed in seeds {
         let mut world = World::new(seed, clocks);
         for _ in 0..steps {
             let changed = world.step();
-            world.check(changed);
+            // Each check reads everything; one step in three keeps a failure near its cause.
+            if world.rng.chance(34) {
+                world.check(changed);
+            }
         }
         world.converge();
     }
