@@ -39,7 +39,8 @@ pub enum ApplyError {
         /// The column.
         column: String,
     },
-    /// A key with another number of columns than the table's, or with a NULL.
+    /// A key with another number of columns than the table's, with a NULL, or with a value that the column would store
+    /// as another type: the row would then answer to two keys.
     #[error("key ({key}) does not fit table {table:?}")]
     KeyShape {
         /// The table.
@@ -234,8 +235,7 @@ impl Engine {
         }
         for row in changeset.rows() {
             let table = &tables[row.table as usize];
-            let null = |value| matches!(value, opor_core::ValueRef::Null);
-            if row.key.column_count() != table.key.len() || row.key.columns().any(null) {
+            if !table.fits(&row.key) {
                 return Err(ApplyError::KeyShape { table: table.name.to_string(), key: row.key.clone() });
             }
         }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use opor_core::{Cid, Value};
+use opor_core::{Cid, PackedKey, Value, ValueRef};
 use rusqlite::Error;
 use rustc_hash::FxHashMap;
 
@@ -15,6 +15,8 @@ use crate::sqlite::{Db, quote};
 pub(crate) struct Table {
     pub(crate) id: u32,
     pub(crate) name: Arc<str>,
+    /// Its definition, which tells whether it is still as it was read.
+    sql: Arc<str>,
     /// WITHOUT ROWID: rows are found by their key, not by a rowid.
     pub(crate) keyed: bool,
     /// The rowid is the primary key (`INTEGER PRIMARY KEY`).
@@ -35,6 +37,59 @@ pub(crate) struct Table {
 pub(crate) struct KeyColumn {
     pub(crate) name: Arc<str>,
     pub(crate) ordinal: i32,
+    affinity: Affinity,
+}
+
+/// What a column does to the type of a value, by SQLite's rules for declared types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Affinity {
+    Integer,
+    Text,
+    Blob,
+    Real,
+    Numeric,
+}
+
+impl Affinity {
+    fn of(declared: &str) -> Self {
+        let declared = declared.to_ascii_uppercase();
+        let has = |part: &str| declared.contains(part);
+        if has("INT") {
+            Self::Integer
+        } else if has("CHAR") || has("CLOB") || has("TEXT") {
+            Self::Text
+        } else if has("BLOB") || declared.is_empty() || declared == "ANY" {
+            Self::Blob
+        } else if has("REAL") || has("FLOA") || has("DOUB") {
+            Self::Real
+        } else {
+            Self::Numeric
+        }
+    }
+
+    /// Whether a value is stored as it is.
+    fn keeps(self, value: ValueRef<'_>) -> bool {
+        let whole = |real: f64| real.fract() == 0.0 && real.abs() < 9.3e18;
+        match (self, value) {
+            (_, ValueRef::Null) => false,
+            (Self::Blob, _) | (_, ValueRef::Blob(_)) => true,
+            (Self::Text, value) => matches!(value, ValueRef::Text(_)),
+            (_, ValueRef::Text(text)) => text.trim().parse::<f64>().is_err(),
+            (Self::Real, value) => matches!(value, ValueRef::Real(_)),
+            (Self::Integer | Self::Numeric, ValueRef::Real(real)) => !whole(real),
+            (Self::Integer | Self::Numeric, _) => true,
+        }
+    }
+
+    /// The neutral value.
+    fn filler(self) -> Value {
+        match self {
+            Self::Integer | Self::Numeric => Value::Integer(0),
+            Self::Text => Value::Text(String::new()),
+            Self::Blob => Value::Blob(Vec::new()),
+            Self::Real => Value::Real(0.0),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +105,27 @@ pub(crate) struct Column {
 impl Table {
     pub(crate) fn column_by_bit(&self, bit: u32) -> Option<&Column> {
         self.columns.iter().find(|column| column.bit == bit)
+    }
+
+    fn is_recorded(&self, columns: &[(String, u32)]) -> bool {
+        let same =
+            |column: &Column| columns.iter().any(|(name, bit)| *bit == column.bit && **name == *column.name);
+        columns.len() == self.columns.len() && self.columns.iter().all(same)
+    }
+
+    /// Whether a key has the shape of this table's: every column stores its value as it is.
+    pub(crate) fn fits(&self, key: &PackedKey) -> bool {
+        let kept = |(column, value): (&KeyColumn, ValueRef<'_>)| match value {
+            ValueRef::Integer(_) => column.affinity.keeps(value),
+            _ if self.rowid_is_key => false,
+            value => column.affinity.keeps(value),
+        };
+        key.column_count() == self.key.len() && self.key.iter().zip(key.columns()).all(kept)
+    }
+
+    /// The table's name in SQL, so that no temporary table of the same name stands before it.
+    pub(crate) fn sql_name(&self) -> String {
+        format!("main.{}", quote(&self.name))
     }
 
     pub(crate) fn clock_table(&self) -> String {
@@ -80,6 +156,8 @@ pub(crate) struct Catalog {
     pub(crate) unsaved: Vec<ColumnChange>,
     /// Tables on record that the schema no longer has.
     pub(crate) dropped: Vec<u32>,
+    /// Tables that bear another name than the one on record.
+    pub(crate) renamed: Vec<(u32, String)>,
 }
 
 #[derive(Clone, Debug)]
@@ -106,18 +184,33 @@ impl Catalog {
         Self { schema_version: -1, ..Self::default() }
     }
 
-    /// Reads the catalog as the current transaction sees it.
-    pub(crate) fn load(db: Db) -> Result<Self, Error> {
-        let schema_version = db.integer("PRAGMA schema_version")?.unwrap_or(0);
+    /// Reads the catalog as the current transaction sees it. What `previous` knows of tables that are as they were is
+    /// taken over.
+    pub(crate) fn load(db: Db, previous: &Self) -> Result<Self, Error> {
+        let schema_version = db.integer("PRAGMA main.schema_version")?.unwrap_or(0);
         let mut catalog = Self { schema_version, ..Self::default() };
-        let recorded = recorded_tables(db)?;
+        let definitions = Definitions::read(db)?;
         let mut columns = recorded_columns(db)?;
-        for (id, name) in recorded {
+        for (id, recorded) in recorded_tables(db)? {
             let known = columns.remove(&id).unwrap_or_default();
-            match Shape::read(db, &name)? {
+            // A table is the one its guard stands on; it may bear another name by now.
+            let Some(name) = definitions.guarded.get(&id) else {
+                catalog.dropped.push(id);
+                continue;
+            };
+            if *name != recorded {
+                catalog.renamed.push((id, name.clone()));
+            }
+            let sql = definitions.tables.get(name).cloned().unwrap_or_default();
+            let same = |table: &&Rc<Table>| table.sql == sql && table.is_recorded(&known.0);
+            if let Some(table) = previous.table_by_id(id).filter(same) {
+                catalog.add(table.clone());
+                continue;
+            }
+            match Shape::read(db, name)? {
                 Some(shape) if !shape.key.is_empty() => {
-                    let table = shape.bind(id, known, &mut catalog.unsaved);
-                    catalog.add(table);
+                    let table = shape.bind((id, sql), known, &mut catalog.unsaved);
+                    catalog.add(Rc::new(table));
                 }
                 _ => catalog.dropped.push(id),
             }
@@ -125,11 +218,40 @@ impl Catalog {
         Ok(catalog)
     }
 
-    fn add(&mut self, table: Table) {
+    fn add(&mut self, table: Rc<Table>) {
         let place = self.tables.len();
         self.by_name.insert(table.name.as_bytes().into(), place);
         self.by_id.insert(table.id, place);
-        self.tables.push(Rc::new(table));
+        self.tables.push(table);
+    }
+}
+
+/// The schema, as far as it concerns replicated tables.
+#[derive(Debug, Default)]
+struct Definitions {
+    /// The definition of each table, by name.
+    tables: FxHashMap<String, Arc<str>>,
+    /// By the number of a guard, the table it stands on.
+    guarded: FxHashMap<u32, String>,
+}
+
+impl Definitions {
+    fn read(db: Db) -> Result<Self, Error> {
+        let mut stmt = db.prepare(
+            "SELECT type, name, tbl_name, sql FROM main.sqlite_schema \
+             WHERE type = 'table' OR (type = 'index' AND name GLOB 'opor_guard_[0-9]*')",
+        )?;
+        let mut rows = stmt.start();
+        let mut definitions = Self::default();
+        while rows.step()? {
+            if rows.text(0)? == "table" {
+                let sql = rows.text(3).map_or_else(|_| "".into(), Arc::from);
+                definitions.tables.insert(rows.text(1)?.to_owned(), sql);
+            } else if let Ok(id) = rows.text(1)?["opor_guard_".len()..].parse() {
+                definitions.guarded.insert(id, rows.text(2)?.to_owned());
+            }
+        }
+        Ok(definitions)
     }
 }
 
@@ -186,9 +308,8 @@ pub(crate) struct ShapeColumn {
 impl Shape {
     /// `None` when there is no such table in the main database; views and virtual tables are not tables here.
     pub(crate) fn read(db: Db, table: &str) -> Result<Option<Self>, Error> {
-        let mut stmt = db.prepare(
-            "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name = ? COLLATE NOCASE",
-        )?;
+        let mut stmt =
+            db.prepare("SELECT name, wr FROM pragma_table_list(?) WHERE schema = 'main' AND type = 'table'")?;
         let mut rows = stmt.start();
         rows.bind_text(table)?;
         if !rows.step()? {
@@ -228,9 +349,10 @@ impl Shape {
             if pk > 0 {
                 rows.text(2)?.clone_into(&mut key_type);
                 self.key_nullable |= !not_null && !self.without_rowid;
-                key.push((pk, KeyColumn { name: name.into(), ordinal }));
+                let affinity = Affinity::of(rows.text(2)?);
+                key.push((pk, KeyColumn { name: name.into(), ordinal, affinity }));
             } else if hidden == 0 {
-                let filler = filler(rows.text(2)?);
+                let filler = Affinity::of(rows.text(2)?).filler();
                 let has_default = rows.integer(4) != 0;
                 self.columns.push(ShapeColumn { name, ordinal, not_null, has_default, filler });
             }
@@ -245,7 +367,12 @@ impl Shape {
     }
 
     /// Gives columns their ids: those on record keep theirs, new ones get the next.
-    fn bind(self, id: u32, recorded: (Vec<(String, u32)>, u32), unsaved: &mut Vec<ColumnChange>) -> Table {
+    fn bind(
+        self,
+        (id, sql): (u32, Arc<str>),
+        recorded: (Vec<(String, u32)>, u32),
+        unsaved: &mut Vec<ColumnChange>,
+    ) -> Table {
         let (live, mut last_bit) = recorded;
         let retired = |(name, _): &&(String, u32)| !self.columns.iter().any(|column| column.name == *name);
         let gone: Vec<u32> = live.iter().filter(retired).map(|(_, bit)| *bit).collect();
@@ -271,6 +398,7 @@ impl Shape {
         Table {
             id,
             name: self.name.into(),
+            sql,
             keyed: self.without_rowid,
             rowid_is_key: self.rowid_is_key,
             rowid_name: self.rowid_name,
@@ -288,22 +416,5 @@ impl Shape {
 
     pub(crate) fn has_rowid_name(&self) -> bool {
         !self.rowid_name.is_empty()
-    }
-}
-
-/// The neutral value of a declared type, by SQLite's affinity rules.
-fn filler(declared: &str) -> Value {
-    let declared = declared.to_ascii_uppercase();
-    let has = |part: &str| declared.contains(part);
-    if has("INT") {
-        Value::Integer(0)
-    } else if has("CHAR") || has("CLOB") || has("TEXT") {
-        Value::Text(String::new())
-    } else if has("BLOB") || declared.is_empty() {
-        Value::Blob(Vec::new())
-    } else if has("REAL") || has("FLOA") || has("DOUB") {
-        Value::Real(0.0)
-    } else {
-        Value::Integer(0)
     }
 }

@@ -450,8 +450,8 @@ unsafe fn merge(
     if change.cl == 0 {
         return Ok(());
     }
-    if change.key.column_count() != table.key.len() {
-        return Err(logic_error());
+    if !table.fits(&change.key) {
+        return Err(Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_MISMATCH), None));
     }
     let clock = change.clock(engine)?;
     let mut incoming = IncomingRow { key: &change.key, cl: change.cl, sentinel: None, cells: Vec::new() };
@@ -464,9 +464,7 @@ unsafe fn merge(
     }
     let mut merger = Merger { engine, sql, direct: false, watch: Watch::Nothing };
     let outcome = merger.merge(&table, &incoming)?;
-    let impacted = outcome.won.len()
-        + usize::from(outcome.deleted)
-        + usize::from(outcome.created);
+    let impacted = outcome.won.len() + usize::from(outcome.deleted) + usize::from(outcome.created);
     engine.rows_impacted.set(engine.rows_impacted.get() + impacted as i64);
     Ok(())
 }
@@ -509,7 +507,12 @@ impl<'a> RawChange<'a> {
             key,
             cid,
             value,
-            cv: counter("col_version", cv, ColVersion::MAX.0)?,
+            cv: match cv {
+                ValueRef::Integer(negative @ ..0) => {
+                    return Err(failure(format!("crsql - col_version is {negative}, below 0")));
+                }
+                cv => counter("col_version", cv, ColVersion::MAX.0)?,
+            },
             dv: counter("db_version", dv, DbVersion::MAX.0)?,
             site,
             cl: counter("cl", cl, CausalLength::MAX.0)?,

@@ -187,6 +187,14 @@ impl Clocks {
         self.sql.values_mut().for_each(|sql| sql.end = i64::MAX);
     }
 
+    /// Forgets a table that is gone.
+    pub(crate) fn forget_table(&mut self, table: u32) {
+        for layer in [&mut self.staged, &mut self.mirror] {
+            layer.blocks.retain(|id, _| id.0 != table);
+            layer.tombs.retain(|id, _| id.0 != table);
+        }
+    }
+
     /// Makes what was staged the committed state.
     pub(crate) fn publish(&mut self) {
         let Self { staged, mirror, .. } = self;

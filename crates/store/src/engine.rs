@@ -55,7 +55,7 @@ pub(crate) struct Engine {
     folded: Cell<bool>,
     /// Set when what is in memory may not match the file.
     stale: Cell<bool>,
-    data_version: Cell<u32>,
+    data_version: Cell<i64>,
     /// The first fault of a hook, which has no way to say so: it fails the commit.
     pub(crate) fault: RefCell<Option<String>>,
     /// Merge winners of the open transaction.
@@ -77,6 +77,8 @@ struct Tail {
 struct EngineSql {
     enlist: Stmt,
     schema_version: Stmt,
+    /// Moves when another connection has committed.
+    data_version: Stmt,
     tail_put: Stmt,
 }
 
@@ -122,7 +124,8 @@ impl Engine {
         let db = self.db;
         *self.sql.borrow_mut() = Some(EngineSql {
             enlist: db.prepare("DELETE FROM opor_commit_hook")?,
-            schema_version: db.prepare("PRAGMA schema_version")?,
+            schema_version: db.prepare("PRAGMA main.schema_version")?,
+            data_version: db.prepare("PRAGMA main.data_version")?,
             tail_put: db.prepare("INSERT OR REPLACE INTO opor_tail(db_version, body) VALUES (?, ?)")?,
         });
         self.refresh()
@@ -160,7 +163,13 @@ impl Engine {
 
     /// Makes what is in memory match the file, as the open transaction sees it.
     pub(crate) fn refresh(&self) -> Result<(), Error> {
-        let seen = self.db.data_version();
+        let seen = {
+            let mut sql = self.sql.borrow_mut();
+            let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
+            let mut row = sql.data_version.start();
+            row.step()?;
+            row.integer(0)
+        };
         if self.stale.get() || seen != self.data_version.get() {
             self.reload()?;
             self.data_version.set(seen);
@@ -184,7 +193,8 @@ impl Engine {
     }
 
     pub(crate) fn load_catalog(&self) -> Result<(), Error> {
-        let catalog = self.uncaptured(|| Catalog::load(self.db))?;
+        let previous = self.catalog.borrow().clone();
+        let catalog = self.uncaptured(|| Catalog::load(self.db, &previous))?;
         *self.catalog.borrow_mut() = Rc::new(catalog);
         Ok(())
     }
@@ -404,7 +414,7 @@ impl Engine {
     /// Puts columns that appeared or went on record.
     pub(crate) fn save_columns(&self) -> Result<(), Error> {
         let catalog = self.catalog.borrow().clone();
-        if catalog.unsaved.is_empty() && catalog.dropped.is_empty() {
+        if catalog.unsaved.is_empty() && catalog.dropped.is_empty() && catalog.renamed.is_empty() {
             return Ok(());
         }
         for change in &catalog.unsaved {
@@ -412,10 +422,13 @@ impl Engine {
         }
         for table in &catalog.dropped {
             meta::forget_table(self.db, *table)?;
+            meta::remove_tombs(self.db, *table)?;
+            self.clocks.borrow_mut().forget_table(*table);
         }
-        let saved = Catalog::load(self.db)?;
-        *self.catalog.borrow_mut() = Rc::new(saved);
-        Ok(())
+        for (table, name) in &catalog.renamed {
+            meta::rename_table(self.db, *table, name)?;
+        }
+        self.load_catalog()
     }
 
     fn save_column(&self, catalog: &Catalog, change: &ColumnChange) -> Result<(), Error> {

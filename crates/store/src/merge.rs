@@ -198,7 +198,7 @@ impl Merger<'_> {
     fn find(&mut self, table: &Table, key: &PackedKey) -> Result<Place, Error> {
         let stmt = held(&mut self.sql.find, table.id, || {
             let what = if table.keyed { "0" } else { table.rowid_name };
-            let sql = format!("SELECT {what} FROM {} WHERE {}", quote(&table.name), table.key_condition());
+            let sql = format!("SELECT {what} FROM {} WHERE {}", table.sql_name(), table.key_condition());
             self.engine.db.prepare(&sql)
         })?;
         let mut row = stmt.start();
@@ -325,7 +325,7 @@ impl Merger<'_> {
 
     fn read(&mut self, table: &Table, key: &PackedKey, column: usize, rowid: i64) -> Result<Value, Error> {
         let stmt = held(&mut self.sql.read, (table.id, column), || {
-            let (name, column) = (quote(&table.name), quote(&table.columns[column].name));
+            let (name, column) = (table.sql_name(), quote(&table.columns[column].name));
             self.engine.db.prepare(&format!("SELECT {column} FROM {name} WHERE {}", row_condition(table)))
         })?;
         let mut row = stmt.start();
@@ -403,7 +403,7 @@ impl Merger<'_> {
 
     fn delete_row(&mut self, table: &Table, key: &PackedKey, rowid: i64) -> Result<(), Error> {
         let stmt = held(&mut self.sql.delete, table.id, || {
-            let (name, condition) = (quote(&table.name), row_condition(table));
+            let (name, condition) = (table.sql_name(), row_condition(table));
             self.engine.db.prepare(&format!("DELETE FROM {name} WHERE {condition}"))
         })?;
         let mut run = stmt.start();
@@ -425,7 +425,7 @@ impl Merger<'_> {
                 .iter()
                 .map(|i| format!("{} = ?", quote(&table.columns[row.cells[*i].column].name)))
                 .collect();
-            let (name, condition) = (quote(&table.name), row_condition(table));
+            let (name, condition) = (table.sql_name(), row_condition(table));
             self.engine.db.prepare(&format!("UPDATE {name} SET {} WHERE {condition}", set.join(", ")))
         })?;
         let mut run = stmt.start();
@@ -459,7 +459,7 @@ impl Merger<'_> {
             let marks = vec!["?"; names.len()].join(", ");
             self.engine.db.prepare(&format!(
                 "INSERT INTO {}({}) VALUES ({marks}) ON CONFLICT({}) DO NOTHING",
-                quote(&table.name),
+                table.sql_name(),
                 names.join(", "),
                 table.key_list(),
             ))

@@ -7,7 +7,7 @@ use crate::catalog::{Catalog, Table};
 use crate::clocks::{damaged, decode_tomb};
 use crate::cursor::{Cursor, CursorError};
 use crate::options::ClockPolicy;
-use crate::sqlite::{Db, failure};
+use crate::sqlite::{Db, failure, quote};
 
 /// The layout this code writes. A file with a larger number is refused.
 pub(crate) const FORMAT: i64 = 1;
@@ -175,7 +175,60 @@ pub(crate) fn add_table(db: Db, name: &str) -> Result<u32, Error> {
              groups BLOB NOT NULL, key BLOB); \
          CREATE INDEX opor_clock_{id}_version ON opor_clock_{id}(max_db_version)"
     ))?;
+    add_guard(db, id, name)?;
     Ok(id)
+}
+
+/// Puts the guard on a table: an index that is always empty, over every column, under a condition that only a
+/// connection of opor can evaluate. A program that writes to the table without opor, which would leave no trace in the
+/// clocks, is refused ("no such function: opor_guard"). It costs one test of a constant a row, where a trigger would
+/// cost half the write; and SQLite keeps its table's name right through `ALTER TABLE .. RENAME`.
+pub(crate) fn add_guard(db: Db, id: u32, table: &str) -> Result<(), Error> {
+    let mut columns = Vec::new();
+    {
+        let mut stmt = db.prepare("SELECT name FROM pragma_table_info(?, 'main')")?;
+        let mut rows = stmt.start();
+        rows.bind_text(table)?;
+        while rows.step()? {
+            columns.push(quote(rows.text(0)?));
+        }
+    }
+    let columns = columns.join(", ");
+    db.exec(&format!(
+        "DROP INDEX IF EXISTS main.opor_guard_{id}; \
+         CREATE INDEX main.opor_guard_{id} ON {}({columns}) WHERE opor_guard()",
+        quote(table),
+    ))
+}
+
+/// Has the guard stand on no column while a table is altered, so that columns can be dropped.
+pub(crate) fn loosen_guard(db: Db, id: u32, table: &str) -> Result<(), Error> {
+    db.exec(&format!(
+        "DROP INDEX IF EXISTS main.opor_guard_{id}; \
+         CREATE INDEX main.opor_guard_{id} ON {}((1)) WHERE opor_guard()",
+        quote(table),
+    ))
+}
+
+/// Whether the guard of a table covers all its columns.
+pub(crate) fn is_guarded(db: Db, id: u32, table: &str) -> Result<bool, Error> {
+    let mut stmt = db.prepare(
+        "SELECT (SELECT count(*) FROM pragma_table_info(?, 'main')) = (SELECT count(*) FROM pragma_index_info(?, 'main'))",
+    )?;
+    let mut row = stmt.start();
+    row.bind_text(table)?;
+    row.bind_text(&format!("opor_guard_{id}"))?;
+    row.step()?;
+    Ok(row.integer(0) != 0)
+}
+
+pub(crate) fn rename_table(db: Db, id: u32, name: &str) -> Result<(), Error> {
+    let mut update = db.prepare("UPDATE OR REPLACE opor_table SET name = ? WHERE id = ?")?;
+    let mut run = update.start();
+    run.bind_text(name)?;
+    run.bind_integer(i64::from(id))?;
+    run.step()?;
+    Ok(())
 }
 
 /// Forgets a table that is gone; its clock table stays, empty, until the file is next opened.
@@ -236,7 +289,7 @@ pub(crate) fn retire_column(db: Db, table: u32, bit: u32) -> Result<(), Error> {
 /// Removes a table from the record with everything known of it.
 pub(crate) fn remove_table(db: Db, table: &Table) -> Result<(), Error> {
     forget_table(db, table.id)?;
-    db.exec(&format!("DROP TABLE {}", table.clock_table()))
+    db.exec(&format!("DROP TABLE {}; DROP INDEX IF EXISTS main.opor_guard_{}", table.clock_table(), table.id))
 }
 
 /// How far this replica has pulled from a peer.

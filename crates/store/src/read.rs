@@ -16,8 +16,9 @@ use crate::engine::Engine;
 use crate::replicate::read_key;
 use crate::sqlite::{Run, Stmt, quote};
 
-/// The number under which the walk files tombstones, after every table.
-const TOMBS: u32 = u32::MAX;
+/// The number under which the walk files tombstones: before every table, so that a key that was given up is free when
+/// a row takes it.
+const TOMBS: u32 = 0;
 
 /// Why changes could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -421,7 +422,7 @@ fn row_sql(table: &Table, by_rowid: &str) -> String {
     let columns = table.columns.iter().map(|column| quote(&column.name));
     let list: Vec<_> = table.key.iter().map(|column| quote(&column.name)).chain(columns).collect();
     let list = list.join(", ");
-    let name = quote(&table.name);
+    let name = table.sql_name();
     if table.keyed {
         return format!("SELECT 0, {list} FROM {name} WHERE {}", table.key_condition());
     }

@@ -253,7 +253,7 @@ impl Engine {
     }
 
     fn all_rows(&self, table: &Table) -> Result<BackfillRows, Error> {
-        let name = quote(&table.name);
+        let name = table.sql_name();
         if table.keyed {
             let list = table.key_list();
             return self.key_rows(table, &format!("SELECT {list} FROM {name} ORDER BY {list}"));
@@ -288,7 +288,7 @@ impl Engine {
     /// Gives clocks to the values of a column that has taken another's place; those at the default have none.
     pub(crate) fn backfill_column(&self, table: &Rc<Table>, bit: u32) -> Result<(), Error> {
         let Some(column) = table.column_by_bit(bit) else { return Ok(()) };
-        let (name, column_name) = (quote(&table.name), quote(&column.name));
+        let (name, column_name) = (table.sql_name(), quote(&column.name));
         let mut stmt =
             self.db.prepare("SELECT dflt_value FROM pragma_table_xinfo(?, 'main') WHERE name = ?")?;
         let mut row = stmt.start();
@@ -336,12 +336,16 @@ impl Engine {
 
     pub(crate) fn begin_alter(&self, name: &str) -> Result<(), Error> {
         self.db.exec("SAVEPOINT opor_alter")?;
-        let known = self.enlist().is_ok() && self.table(name).is_some();
-        if known {
-            return Ok(());
+        let begun = (|| {
+            self.uncaptured(|| self.db.exec("UPDATE opor_meta SET format = format"))?;
+            self.enlist()?;
+            let table = self.table(name).ok_or_else(|| failure(format!("{name} is not a CRR")))?;
+            self.uncaptured(|| meta::loosen_guard(self.db, table.id, &table.name))
+        })();
+        if begun.is_err() {
+            self.db.exec("ROLLBACK TO opor_alter; RELEASE opor_alter")?;
         }
-        self.db.exec("ROLLBACK TO opor_alter; RELEASE opor_alter")?;
-        Err(failure(format!("{name} is not a CRR")))
+        begun
     }
 
     pub(crate) fn commit_alter(&self, name: &str) -> Result<(), Error> {
@@ -350,7 +354,13 @@ impl Engine {
             let shape = Shape::read(self.db, name)?;
             self.check_shape(name, shape.as_ref(), Strictness::CrSqlite)
                 .map_err(|_| failure("failed compacting tables post alteration"))?;
-            self.uncaptured(|| self.save_columns())?;
+            self.uncaptured(|| {
+                self.save_columns()?;
+                match self.table(name) {
+                    Some(table) => meta::add_guard(self.db, table.id, &table.name),
+                    None => Err(failure(format!("{name} is not a CRR"))),
+                }
+            })?;
             self.replay()
         })();
         match altered {

@@ -89,21 +89,6 @@ impl Db {
         unsafe { ffi::sqlite3_get_autocommit(self.0) != 0 }
     }
 
-    /// A number that moves when another connection has committed. Valid within a transaction.
-    pub(crate) fn data_version(self) -> u32 {
-        let mut version: u32 = 0;
-        // SAFETY: this file control writes one unsigned int through its argument.
-        unsafe {
-            ffi::sqlite3_file_control(
-                self.0,
-                c"main".as_ptr(),
-                ffi::SQLITE_FCNTL_DATA_VERSION,
-                (&raw mut version).cast::<c_void>(),
-            );
-        }
-        version
-    }
-
     /// Turns foreign key enforcement on or off and tells what it was; effective within a transaction too.
     pub(crate) fn set_foreign_keys(self, on: bool) -> bool {
         let was = self.config_flag(ffi::SQLITE_DBCONFIG_ENABLE_FKEY, -1);

@@ -223,8 +223,12 @@ impl Store {
             if let Some(table) = meta::genuine_clock_table(db)? {
                 return Err(OpenError::CrSqliteTables { table });
             }
-            if !memory {
-                db.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
+            // Who has chosen another journal for a file keeps it, and SQLite's default flushing with it.
+            if !memory && format == 0 {
+                db.exec("PRAGMA journal_mode = WAL")?;
+            }
+            if db.integer("SELECT 1 FROM pragma_journal_mode WHERE journal_mode = 'wal'")?.is_some() {
+                db.exec("PRAGMA synchronous = NORMAL")?;
             }
             self.engine.uncaptured(|| self.create(options))?;
         }
