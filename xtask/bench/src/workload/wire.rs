@@ -1,0 +1,43 @@
+//! Bytes on the wire.
+
+use anyhow::{Context as _, Result};
+use opor_core::{Changeset, DbVersion};
+
+use crate::database::{self, Setting, Side};
+
+/// A changeset as it travels.
+struct Encoded {
+    raw_bytes: usize,
+    compressed_bytes: usize,
+}
+
+/// Bytes a row of the whole log.
+pub(crate) fn raw(setting: &Setting<'_>, side: Side) -> Result<f64> {
+    Ok(whole_log(setting, side)?.raw_bytes as f64 / setting.rows as f64)
+}
+
+/// Bytes a row of the whole log, compressed.
+pub(crate) fn compressed(setting: &Setting<'_>, side: Side) -> Result<f64> {
+    Ok(whole_log(setting, side)?.compressed_bytes as f64 / setting.rows as f64)
+}
+
+/// Bytes of a changeset of one cell.
+pub(crate) fn one_cell(setting: &Setting<'_>, side: Side) -> Result<f64> {
+    let rows = setting.shape.rows(1_000);
+    let mut database = setting.filled(side, &rows)?;
+    let before = database.store()?.db_version()?;
+    database::update(&database, setting.shape, &rows[500..501], 70)?;
+    let changeset = database.store()?.changes_since(before)?;
+    anyhow::ensure!(changeset.len() == 1, "one update made {} changes", changeset.len());
+    Ok(encoded(&changeset)?.raw_bytes as f64)
+}
+
+fn whole_log(setting: &Setting<'_>, side: Side) -> Result<Encoded> {
+    let mut database = setting.filled(side, &setting.all_rows())?;
+    encoded(&database.store()?.changes_since(DbVersion(0))?)
+}
+
+/// The one place that knows the codec.
+fn encoded(_changeset: &Changeset) -> Result<Encoded> {
+    None.context("the binary codec is not there yet")
+}
