@@ -86,13 +86,15 @@ fn rival(setting: &Setting<'_>, rows: &[Vec<Value>]) -> Result<(Database, Change
 
 fn look_up(setting: &Setting<'_>, database: &Database, rows: &[Vec<Value>]) -> Result<f64> {
     let mut statement = database.prepare(&setting.shape.select_by_key("1"))?;
-    let (seconds, found) = cpu(|| {
-        let mut found = 0;
+    let mut found = 0;
+    let look_up = || {
         for row in rows {
             found += usize::from(statement.exists(params_from_iter(setting.shape.key_of(row)))?);
         }
-        Ok(found)
-    })?;
+        Ok(())
+    };
+    // In one transaction, as a merge is: else taking the lock of the file would cost more than the lookup.
+    let (seconds, ()) = cpu(|| in_transaction(database, look_up))?;
     ensure!(found == rows.len(), "{found} keys were found");
     Ok(seconds)
 }

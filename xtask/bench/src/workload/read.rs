@@ -52,12 +52,16 @@ pub(crate) fn last_percent(setting: &Setting<'_>, side: Side) -> Result<f64> {
     match side {
         Side::Plain => {
             let mut statement = database.prepare(&setting.shape.select_by_key("*"))?;
-            let (seconds, read) = cpu(|| {
-                let rows = std::iter::repeat_n(last, REPEATS).flatten();
-                let read =
-                    rows.map(|row| statement.query_row(params_from_iter(setting.shape.key_of(row)), values));
-                Ok(read.collect::<Result<Vec<_>, _>>()?)
-            })?;
+            let mut read = Vec::new();
+            // In one transaction, as reading the log is.
+            let select = || {
+                for row in std::iter::repeat_n(last, REPEATS).flatten() {
+                    let key = params_from_iter(setting.shape.key_of(row));
+                    read.push(statement.query_row(key, values)?);
+                }
+                Ok(())
+            };
+            let (seconds, ()) = cpu(|| in_transaction(&database, select))?;
             ensure!(read.len() == last.len() * REPEATS, "{} rows were read", read.len());
             Ok(seconds)
         }
