@@ -4,6 +4,7 @@
 mod bench;
 mod ci;
 mod deny;
+mod fuzz;
 mod interop;
 mod lab;
 mod layers;
@@ -47,6 +48,8 @@ enum Command {
     Tidy,
     /// Check the licences and sources of dependencies against `deny.toml`.
     Deny,
+    /// Throw random bytes at everything that decodes them; needs a nightly compiler and cargo-fuzz.
+    Fuzz(fuzz::FuzzArgs),
     /// Measure against plain SQLite.
     Bench {
         /// Passed on to the benchmark, for example `store --only P1`.
@@ -73,6 +76,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Test => in_steps("test", |steps| test::run(&workspace, steps)),
         Command::Ci => in_steps("ci", |steps| ci::run(&workspace, steps)),
         Command::Check => in_steps("check", |steps| ci::check(&workspace, steps)),
+        Command::Fuzz(args) => in_steps("fuzz", |steps| fuzz::run(&workspace, args, steps)),
         Command::Layers => in_steps("layers", |steps| layers::step(&workspace, steps)),
         Command::Tidy => in_steps("tidy", |steps| tidy::step(&workspace, steps)),
         Command::Deny => in_steps("deny", |steps| deny::step(&workspace, steps)),

@@ -68,7 +68,7 @@ fn file_faults(root: &Path, file: &Path, text: &str, floor: &manifest::Floor) ->
     if name.ends_with(".rs") {
         faults.extend(source::faults(text, is_test(file)));
     }
-    if name == "Cargo.toml" && file != Path::new("Cargo.toml") {
+    if name == "Cargo.toml" {
         faults.extend(manifest::faults(text, floor));
     }
     let is_readme = file == Path::new("README.md");

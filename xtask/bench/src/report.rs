@@ -1,6 +1,6 @@
 //! The table that a run ends with.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
 
 use crate::case::Basis;
@@ -10,7 +10,7 @@ use crate::figure::{Figure, Metric, NEAR, Verdict};
 /// One line a figure: goal, bar, what was measured, verdict.
 pub(crate) fn table(figures: &[Figure]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY);
+    table.load_style(UTF8_BORDERS_ONLY);
     table.set_header(["#", "what", "shape", "plain", "opor", "goal", "1.5x goal", "measured", "verdict"]);
     for index in 3..8 {
         let column = table.column_mut(index).expect("the header has nine columns");
@@ -33,7 +33,7 @@ fn row(figure: &Figure) -> [String; 9] {
     let verdict = match figure.verdict() {
         Verdict::Reached => "goal reached".to_owned(),
         Verdict::Near => "within 1.5x".to_owned(),
-        Verdict::Far => "TOO SLOW OR LARGE".to_owned(),
+        Verdict::Far => "over 1.5x".to_owned(),
         Verdict::Failed => {
             figure.outcome.as_ref().err().map_or_else(String::new, |why| format!("not measured: {why:#}"))
         }
@@ -90,7 +90,7 @@ mod tests {
         let line = row(&figure("insert", Some(0.1), 0.13));
         assert_eq!(line[3..], ["100.0 ms", "130.0 ms", "1.25x", "1.88x", "1.30x", "within 1.5x"]);
         let line = row(&figure("poll-one", None, 9.0));
-        assert_eq!(line[3..], ["", "9.0 us", "5.0 us", "7.5 us", "9.0 us", "TOO SLOW OR LARGE"]);
+        assert_eq!(line[3..], ["", "9.0 us", "5.0 us", "7.5 us", "9.0 us", "over 1.5x"]);
     }
 
     #[test]

@@ -18,6 +18,9 @@ pub(crate) struct Shape {
     row: fn(u64) -> Vec<Value>,
 }
 
+/// What the update cases write: this or more, which no row has in its counter, so that every write is a change.
+pub(crate) const WRITTEN: i64 = 1_000_000;
+
 /// All of them.
 pub(crate) const SHAPES: &[Shape] = &[
     Shape {

@@ -27,6 +27,10 @@ pub(super) fn faults(manifest: &str, floor: &Floor) -> Vec<Fault> {
     let Ok(table) = manifest.parse::<Table>() else {
         return vec![Fault::new(1, "is not TOML")];
     };
+    if table.contains_key("workspace") {
+        // The root holds the lints itself; the fuzz targets are a workspace of their own and cannot inherit.
+        return Vec::new();
+    }
     let Some(lints) = table.get("lints").and_then(Value::as_table) else {
         return vec![Fault::new(1, "has no [lints] table")];
     };
@@ -70,6 +74,11 @@ mod tests {
             "[lints.rust]\nmissing_docs = 'deny'\nunsafe_code = 'allow'\n[lints.clippy]\ntodo = 'forbid'",
             &[],
         );
+    }
+
+    #[test]
+    fn the_root_of_a_workspace_has_nothing_to_inherit() {
+        check_manifest("[package]\nname = 'fuzz'\n[workspace]", &[]);
     }
 
     #[test]

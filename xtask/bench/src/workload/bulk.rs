@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::clock::cpu;
 use crate::database::{self, Database, Setting, Side, in_transaction};
+use crate::shape::WRITTEN;
 
 /// Insert every row.
 pub(crate) fn insert(setting: &Setting<'_>, side: Side) -> Result<f64> {
@@ -23,7 +24,7 @@ pub(crate) fn update_all(setting: &Setting<'_>, side: Side) -> Result<f64> {
 pub(crate) fn update_by_key(setting: &Setting<'_>, side: Side) -> Result<f64> {
     let rows = setting.all_rows();
     let database = setting.filled(side, &rows)?;
-    seconds(&database, || database::update(&database, setting.shape, &rows, 70))
+    seconds(&database, || database::update(&database, setting.shape, &rows, WRITTEN))
 }
 
 /// Delete half of the rows, in one statement.

@@ -5,7 +5,7 @@ use rusqlite::types::Value;
 
 use crate::clock::cpu;
 use crate::database::{self, Database, Setting, Side};
-use crate::shape::shuffle;
+use crate::shape::{WRITTEN, shuffle};
 
 /// Insert row by row into an empty table.
 pub(crate) fn insert(setting: &Setting<'_>, side: Side) -> Result<f64> {
@@ -17,7 +17,7 @@ pub(crate) fn insert(setting: &Setting<'_>, side: Side) -> Result<f64> {
 /// Update rows of a full table, in random order.
 pub(crate) fn update(setting: &Setting<'_>, side: Side) -> Result<f64> {
     let (database, chosen) = full(setting, side)?;
-    Ok(cpu(|| database::update(&database, setting.shape, &chosen, 70))?.0)
+    Ok(cpu(|| database::update(&database, setting.shape, &chosen, WRITTEN))?.0)
 }
 
 /// Pages in the write-ahead log per commit of an insert.
@@ -33,7 +33,7 @@ pub(crate) fn insert_pages(setting: &Setting<'_>, side: Side) -> Result<f64> {
 pub(crate) fn update_pages(setting: &Setting<'_>, side: Side) -> Result<f64> {
     let (database, chosen) = full(setting, side)?;
     database.keep_wal()?;
-    database::update(&database, setting.shape, &chosen, 70)?;
+    database::update(&database, setting.shape, &chosen, WRITTEN)?;
     Ok(database.wal_pages()? / setting.commits() as f64)
 }
 

@@ -7,6 +7,7 @@ use rusqlite::types::Value;
 
 use crate::clock::cpu;
 use crate::database::{self, Database, Setting, Side, in_transaction};
+use crate::shape::WRITTEN;
 use crate::workload::bulk;
 
 /// Every row into an empty replica, against inserting it.
@@ -43,7 +44,7 @@ pub(crate) fn cells_lost(setting: &Setting<'_>, side: Side) -> Result<f64> {
     let rows = setting.all_rows();
     let (mut target, changeset) = rival(setting, &rows)?;
     // Written after the rival's cells, so a later stamp.
-    in_transaction(&target, || database::update(&target, setting.shape, &rows, 80))?;
+    in_transaction(&target, || database::update(&target, setting.shape, &rows, WRITTEN + 1))?;
     let store = target.store()?;
     let (seconds, report) = cpu(|| Ok(store.apply(&changeset)?))?;
     ensure!(report.cells_lost == setting.rows, "{} cells lost", report.cells_lost);
@@ -79,7 +80,7 @@ fn rival(setting: &Setting<'_>, rows: &[Vec<Value>]) -> Result<(Database, Change
     let mut target = Database::open(setting, Side::Opor)?;
     target.store()?.apply(&everything)?;
     let before = source.store()?.db_version()?;
-    in_transaction(&source, || database::update(&source, setting.shape, rows, 70))?;
+    in_transaction(&source, || database::update(&source, setting.shape, rows, WRITTEN))?;
     let changeset = source.store()?.changes_since(before)?;
     Ok((target, changeset))
 }

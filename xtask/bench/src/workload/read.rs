@@ -7,6 +7,7 @@ use rusqlite::{Row, params_from_iter};
 
 use crate::clock::{cpu, overhead};
 use crate::database::{self, Setting, Side, in_transaction};
+use crate::shape::WRITTEN;
 
 /// How often a short read is repeated, so that it lasts long against the resolution of the clock.
 const REPEATS: usize = 20;
@@ -86,7 +87,7 @@ pub(crate) fn one_change(setting: &Setting<'_>, side: Side) -> Result<f64> {
     for row in rows.chunks(1).cycle().take(POLLS).enumerate() {
         let (index, row) = row;
         let before = database.store()?.db_version()?;
-        database::update(&database, setting.shape, row, 70 + index as i64)?;
+        database::update(&database, setting.shape, row, WRITTEN + index as i64)?;
         let store = database.store()?;
         let (seconds, found) = cpu(|| Ok(store.changes_since(before)?))?;
         ensure!(found.len() == 1, "a poll found {} changes", found.len());

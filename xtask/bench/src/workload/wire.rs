@@ -4,6 +4,7 @@ use anyhow::Result;
 use opor_core::{Changeset, DbVersion, EncodeOptions};
 
 use crate::database::{self, Setting, Side};
+use crate::shape::WRITTEN;
 
 /// A changeset as it travels.
 struct Encoded {
@@ -26,7 +27,7 @@ pub(crate) fn one_cell(setting: &Setting<'_>, side: Side) -> Result<f64> {
     let rows = setting.shape.rows(1_000);
     let mut database = setting.filled(side, &rows)?;
     let before = database.store()?.db_version()?;
-    database::update(&database, setting.shape, &rows[500..501], 70)?;
+    database::update(&database, setting.shape, &rows[500..501], WRITTEN)?;
     let changeset = database.store()?.changes_since(before)?;
     anyhow::ensure!(changeset.len() == 1, "one update made {} changes", changeset.len());
     Ok(encoded(&changeset).raw_bytes as f64)
