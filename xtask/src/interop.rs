@@ -1,8 +1,8 @@
-//! The interop step: a genuine cr-sqlite peer, in node, against the `opor` command built here.
+//! The interop step: a genuine cr-sqlite peer, in node, against the engine built here.
 //!
 //! `tests/interop/package.json` and its lock file pin the peer; `tests/interop/run.mjs` is the test. The folder is
-//! copied to `target/interop`, so that nothing is installed among the sources, and run there with `OPOR_BIN` (the
-//! built command) and `OPOR_ROOT` (the workspace) in its environment.
+//! copied to `target/interop`, so that nothing is installed among the sources, and run there with `OPOR_PEER` in its
+//! environment: the helper program of the suite, which holds one replica of ours.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -32,11 +32,9 @@ fn interop(workspace: &Workspace, source: &Path) -> Result<Ended> {
     if let Some(why) = install(workspace, &place)? {
         return Ok(Ended::Skipped(why));
     }
-    run(workspace.cargo().args(["build", "--package", "opor-cli"]))?;
+    run(workspace.cargo().args(["build", "--package", "opor-tests", "--bin", "peer"]))?;
     let mut node = workspace.command("node");
-    node.arg(place.join("run.mjs"))
-        .env("OPOR_BIN", workspace.target().join("debug/opor"))
-        .env("OPOR_ROOT", workspace.root());
+    node.arg(place.join("run.mjs")).env("OPOR_PEER", workspace.target().join("debug/peer"));
     run(&mut node)?;
     Ok(Ended::Passed(String::new()))
 }

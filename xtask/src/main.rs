@@ -38,6 +38,8 @@ enum Command {
     },
     /// Run every test: units, documentation examples, the suites under `tests/`, the genuine peers.
     Test,
+    /// Only the genuine peers of `test`.
+    Interop,
     /// Everything a change must pass: `check`, then `test`.
     Ci,
     /// Everything but the tests: format, lints, documentation, layers, house rules, dependencies.
@@ -74,6 +76,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Lab { args } => lab::run(&workspace, args),
         Command::Bench { args } => bench::run(&workspace, args),
         Command::Test => in_steps("test", |steps| test::run(&workspace, steps)),
+        Command::Interop => in_steps("interop", |steps| interop::step(&workspace, steps)),
         Command::Ci => in_steps("ci", |steps| ci::run(&workspace, steps)),
         Command::Check => in_steps("check", |steps| ci::check(&workspace, steps)),
         Command::Fuzz(args) => in_steps("fuzz", |steps| fuzz::run(&workspace, args, steps)),
