@@ -165,13 +165,14 @@ fn other_connections_follow_a_schema_change() {
     assert_eq!(log_lines(&two), Vec::<String>::new());
 }
 
+/// The genuine one breaks at 500: it reads the change log through one union of all tables.
 #[test]
 fn hundreds_of_tables() {
-    let mut store = memory(0xa, "", &[]);
-    for n in 0..520 {
+    let store = memory(0xa, "BEGIN", &[]);
+    for n in 0..501 {
         exec(&store, &format!("CREATE TABLE t{n}(a INTEGER PRIMARY KEY NOT NULL, b)"));
-        store.replicate(&format!("t{n}")).expect("it replicates");
+        exec(&store, &format!("SELECT crsql_as_crr('t{n}')"));
     }
-    exec(&store, "INSERT INTO t0 VALUES (1, 'first'); INSERT INTO t519 VALUES (1, 'last')");
-    assert_eq!(log_lines(&store), ["t0 1 b=first v1 @1 cl1", "t519 1 b=last v1 @2 cl1"]);
+    exec(&store, "COMMIT; INSERT INTO t0 VALUES (1, 'first'); INSERT INTO t500 VALUES (1, 'last')");
+    assert_eq!(log_lines(&store), ["t0 1 b=first v1 @1 cl1", "t500 1 b=last v1 @2 cl1"]);
 }
