@@ -142,6 +142,8 @@ pub(crate) struct Clocks {
     pub(crate) mirror: Layer,
     sql: FxHashMap<u32, ClockSql>,
     tomb_sql: Option<TombSql>,
+    /// The block read last, as it is in the clock table: neighbours are often asked for in turn.
+    cached: Option<(BlockId, Record)>,
     /// Mixed into hashes of keys, so that nobody outside can make keys collide.
     pub(crate) hash_seed: u64,
     /// Tables that have had a tombstone since the file was last read; others need no look-up.
@@ -151,6 +153,7 @@ pub(crate) struct Clocks {
 #[derive(Debug)]
 struct TombSql {
     get: Stmt,
+    insert: Stmt,
     put: Stmt,
     delete: Stmt,
     any: Stmt,
@@ -168,6 +171,7 @@ impl Clocks {
             mirror: Layer::default(),
             sql: FxHashMap::default(),
             tomb_sql: None,
+            cached: None,
             hash_seed: 0,
             tombs_possible: FxHashMap::default(),
         }
@@ -177,12 +181,14 @@ impl Clocks {
     pub(crate) fn finalize(&mut self) {
         self.sql.clear();
         self.tomb_sql = None;
+        self.cached = None;
         self.tombs_possible.clear();
     }
 
     /// Forgets what was derived from the file, because another connection may have changed it.
     pub(crate) fn forget_file(&mut self) {
         self.mirror.clear();
+        self.cached = None;
         self.tombs_possible.clear();
         self.sql.values_mut().for_each(|sql| sql.end = i64::MAX);
     }
@@ -248,12 +254,15 @@ impl Clocks {
         Ok(())
     }
 
-    /// A block, to be read.
-    pub(crate) fn peek(&mut self, id: BlockId) -> Result<Option<Record>, Error> {
-        if let Some(record) = self.staged.blocks.get(&id).or_else(|| self.mirror.blocks.get(&id)) {
-            return Ok((!record.block.groups.is_empty()).then(|| record.clone()));
+    /// A block, to be read; one that does not exist is empty.
+    pub(crate) fn peek(&mut self, id: BlockId) -> Result<&Record, Error> {
+        let layered = self.staged.blocks.contains_key(&id) || self.mirror.blocks.contains_key(&id);
+        if !layered && self.cached.as_ref().is_none_or(|(of, _)| *of != id) {
+            let record = self.read_block(id)?.unwrap_or_default();
+            self.cached = Some((id, record));
         }
-        self.read_block(id)
+        let upper = self.staged.blocks.get(&id).or_else(|| self.mirror.blocks.get(&id));
+        Ok(upper.or(self.cached.as_ref().map(|(_, record)| record)).expect("one of the three holds it"))
     }
 
     /// A block, to be changed in the open transaction.
@@ -296,6 +305,9 @@ impl Clocks {
             let db = self.db;
             self.tomb_sql = Some(TombSql {
                 get: db.prepare("SELECT max_db_version, body FROM opor_tombstone WHERE id = ?")?,
+                insert: db.prepare(
+                    "INSERT INTO opor_tombstone(id, max_db_version, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                )?,
                 put: db.prepare(
                     "INSERT OR REPLACE INTO opor_tombstone(id, max_db_version, body) VALUES (?, ?, ?)",
                 )?,
@@ -357,6 +369,7 @@ impl Clocks {
 
     /// Writes the mirror and what is staged into the clock tables; the tail is then empty.
     pub(crate) fn fold(&mut self) -> Result<(), Error> {
+        self.cached = None;
         let mut layer = std::mem::take(&mut self.mirror);
         layer.append(&mut self.staged);
         let result = self.write_layer(&layer);
@@ -402,23 +415,36 @@ impl Clocks {
             layer.tombs.iter().map(|(id, tomb)| (hash_key(seed, id.0, &id.1), id, tomb)).collect();
         tombs.sort_unstable_by_key(|(hash, ..)| *hash);
         let mut body = Vec::new();
-        for (_, (table, key), tomb) in tombs {
-            let (place, found) = self.tomb_place(*table, key)?;
-            match tomb {
-                Some(tomb) => {
-                    body.clear();
-                    encode_tomb(*table, tomb, key, &mut body);
-                    let mut put = self.tomb_sql()?.put.start();
-                    put.bind_integer(place)?;
-                    put.bind_integer(tomb.dv.cast_signed())?;
-                    put.bind_blob(&body)?;
-                    put.step()?;
+        for (home, (table, key), tomb) in tombs {
+            let Some(tomb) = tomb else {
+                if let (place, Some(_)) = self.tomb_place(*table, key)? {
+                    self.remove_tomb(place)?;
                 }
-                None if found.is_some() => self.remove_tomb(place)?,
-                None => {}
+                continue;
+            };
+            body.clear();
+            encode_tomb(*table, tomb, key, &mut body);
+            // Nearly always its place is free; else it is this key's own, or another's.
+            if !self.insert_tomb(home, tomb.dv, &body)? {
+                let (place, _) = self.tomb_place(*table, key)?;
+                let mut put = self.tomb_sql()?.put.start();
+                put.bind_integer(place)?;
+                put.bind_integer(tomb.dv.cast_signed())?;
+                put.bind_blob(&body)?;
+                put.step()?;
             }
         }
         Ok(())
+    }
+
+    fn insert_tomb(&mut self, place: i64, dv: u64, body: &[u8]) -> Result<bool, Error> {
+        let db = self.db;
+        let mut insert = self.tomb_sql()?.insert.start();
+        insert.bind_integer(place)?;
+        insert.bind_integer(dv.cast_signed())?;
+        insert.bind_blob(body)?;
+        insert.step()?;
+        Ok(db.changes() > 0)
     }
 
     /// Removes a tombstone and moves up the ones that had to give way to it.

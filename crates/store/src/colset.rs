@@ -1,7 +1,7 @@
 //! Sets of columns: bit 0 is the sentinel, bit `n + 1` the column with id `n`.
 
 /// A set of column ids, and possibly the sentinel. One word for tables of up to 63 columns, more on the heap.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct ColSet {
     low: u64,
     /// Words from bit 64 on; never ends in a zero word, so that equal sets compare equal.

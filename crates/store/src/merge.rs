@@ -93,9 +93,10 @@ pub(crate) enum Watch {
 pub(crate) struct MergeSql {
     find: FxHashMap<u32, Stmt>,
     delete: FxHashMap<u32, Stmt>,
-    insert: FxHashMap<(u32, Vec<u16>), Stmt>,
-    update: FxHashMap<(u32, Vec<u16>), Stmt>,
-    read: FxHashMap<(u32, usize), Stmt>,
+    insert: FxHashMap<(u32, ColSet), Stmt>,
+    update: FxHashMap<(u32, ColSet), Stmt>,
+    read: FxHashMap<u32, Stmt>,
+    same: FxHashMap<(u32, usize), Stmt>,
     /// Whether the last row merged was new, which is then tried first for the next.
     last_was_new: bool,
 }

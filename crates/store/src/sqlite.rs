@@ -172,7 +172,7 @@ impl Drop for Run<'_> {
     }
 }
 
-impl Run<'_> {
+impl<'s> Run<'s> {
     fn next_parameter(&mut self) -> c_int {
         self.bound += 1;
         self.bound
@@ -185,11 +185,11 @@ impl Run<'_> {
         self.stmt.db.check(code)
     }
 
-    /// Binds the next parameter. SQLite copies text and blobs.
-    pub(crate) fn bind(&mut self, value: ValueRef<'_>) -> Result<(), Error> {
+    /// Binds the next parameter. SQLite reads text and blobs where they are, so they outlive the run.
+    pub(crate) fn bind(&mut self, value: ValueRef<'s>) -> Result<(), Error> {
         let at = self.next_parameter();
         let raw = self.stmt.raw;
-        // SAFETY: the statement is alive; SQLITE_TRANSIENT makes SQLite copy the bytes before it returns.
+        // SAFETY: the statement is alive; the bytes outlive the run, whose end lets go of them.
         let code = unsafe {
             match value {
                 ValueRef::Null => ffi::sqlite3_bind_null(raw, at),
@@ -200,7 +200,7 @@ impl Run<'_> {
                     at,
                     v.as_ptr().cast::<c_char>(),
                     v.len() as u64,
-                    ffi::SQLITE_TRANSIENT(),
+                    ffi::SQLITE_STATIC(),
                     ffi::SQLITE_UTF8 as u8,
                 ),
                 // A null pointer would bind NULL.
@@ -210,18 +210,18 @@ impl Run<'_> {
                     at,
                     v.as_ptr().cast::<c_void>(),
                     v.len() as u64,
-                    ffi::SQLITE_TRANSIENT(),
+                    ffi::SQLITE_STATIC(),
                 ),
             }
         };
         self.stmt.db.check(code)
     }
 
-    pub(crate) fn bind_text(&mut self, text: &str) -> Result<(), Error> {
+    pub(crate) fn bind_text(&mut self, text: &'s str) -> Result<(), Error> {
         self.bind(ValueRef::Text(text))
     }
 
-    pub(crate) fn bind_blob(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    pub(crate) fn bind_blob(&mut self, bytes: &'s [u8]) -> Result<(), Error> {
         self.bind(ValueRef::Blob(bytes))
     }
 
