@@ -135,7 +135,7 @@ impl Changeset {
     /// Appends a row.
     ///
     /// # Panics
-    /// When an index in it is not from this changeset.
+    /// When an index in it is not from this changeset, or two cells are of one column.
     pub fn push_row(&mut self, row: RowChange) {
         let columns = self.tables[row.table as usize].columns.len();
         let sites = self.sites.len();
@@ -145,6 +145,7 @@ impl Changeset {
             row.cells.iter().all(|cell| (cell.column as usize) < columns && in_range(&cell.clock)),
             "a cell's column and site are of this changeset",
         );
+        assert!(distinct_columns(&row.cells), "a row has one cell for a column");
         self.rows.push(row);
     }
 
@@ -184,6 +185,16 @@ impl Changeset {
         }
     }
 
+    /// A changeset from parts that were checked where they were read: every index is in range, and names, sites and
+    /// the columns of a row are distinct.
+    pub(crate) const fn from_parts(
+        tables: Vec<TableHeader>,
+        sites: Vec<SiteId>,
+        rows: Vec<RowChange>,
+    ) -> Self {
+        Self { tables, sites, rows }
+    }
+
     /// The changes one by one: row by row, the sentinel of a row before its cells.
     pub fn changes(&self) -> impl Iterator<Item = Change> {
         self.rows.iter().flat_map(move |row| {
@@ -208,6 +219,15 @@ impl Changeset {
             cl: row.cl,
             seq: clock.seq,
         }
+    }
+}
+
+/// Whether no two cells are of one column; cells in the order of columns, the common case, take one pass.
+fn distinct_columns(cells: &[Cell]) -> bool {
+    cells.is_sorted_by(|a, b| a.column < b.column) || {
+        let mut columns: Vec<u32> = cells.iter().map(|cell| cell.column).collect();
+        columns.sort_unstable();
+        columns.is_sorted_by(|a, b| a < b)
     }
 }
 

@@ -29,6 +29,7 @@ mod merge;
 mod site;
 mod value;
 mod version;
+mod wire;
 
 pub use change::{Change, Cid};
 pub use changeset::{Cell, Changeset, Clock, RowChange, TableHeader};
@@ -39,3 +40,4 @@ pub use merge::{EqualValues, Incoming, LocalRow, Outcome, decide};
 pub use site::{SiteId, SiteIdError};
 pub use value::{Value, ValueRef};
 pub use version::{CausalLength, ColVersion, DbVersion};
+pub use wire::{DecodeError, DecodeLimits, EncodeOptions};

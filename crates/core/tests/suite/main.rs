@@ -1,0 +1,4 @@
+//! The tests of opor-core that need nothing but its public API.
+
+mod fixture;
+mod wire_sizes;
