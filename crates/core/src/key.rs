@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::bytes_text::Hex;
 use crate::{Value, ValueRef};
 
 const INTEGER: u8 = 1;
@@ -163,11 +164,7 @@ impl fmt::Display for PackedKey {
                 ValueRef::Integer(v) => write!(f, "{v}")?,
                 ValueRef::Real(v) => write!(f, "{v:?}")?,
                 ValueRef::Text(v) => write!(f, "'{v}'")?,
-                ValueRef::Blob(v) => {
-                    f.write_str("x'")?;
-                    v.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
-                    f.write_str("'")?;
-                }
+                ValueRef::Blob(v) => write!(f, "x'{}'", Hex(v))?,
             }
         }
         Ok(())

@@ -20,9 +20,11 @@
 //! assert_eq!(changeset.changes().count(), 1);
 //! ```
 
+mod bytes_text;
 mod change;
 mod changeset;
 mod hlc;
+mod json;
 mod key;
 mod limits;
 mod merge;
@@ -34,6 +36,7 @@ mod wire;
 pub use change::{Change, Cid};
 pub use changeset::{Cell, Changeset, Clock, RowChange, TableHeader};
 pub use hlc::{ClockDrift, Hlc, HybridClock, WallMillis};
+pub use json::{FieldFault, JsonError};
 pub use key::{KeyError, PackedKey};
 pub use limits::{Breach, InvalidChange, Limits};
 pub use merge::{EqualValues, Incoming, LocalRow, Outcome, decide};

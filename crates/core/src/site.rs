@@ -1,6 +1,11 @@
 //! The identity of a replica.
 
 use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::bytes_text::{self, Hex};
 
 /// The identity of a replica: 16 random bytes (a UUIDv4) in everything opor makes.
 ///
@@ -53,6 +58,60 @@ impl SiteId {
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
+
+    /// A site id from hex of either case, the form it is shown in.
+    ///
+    /// # Errors
+    /// [`SiteIdError`].
+    pub fn from_hex(text: &str) -> Result<Self, SiteIdError> {
+        Self::new(&bytes_text::decode_hex(text).ok_or(SiteIdError::Text)?)
+    }
+
+    /// Base64 of the standard alphabet, padded.
+    #[must_use]
+    pub fn to_base64(&self) -> String {
+        bytes_text::encode_base64(self.as_bytes())
+    }
+
+    /// A site id from base64 of either alphabet, padded or not.
+    ///
+    /// # Errors
+    /// [`SiteIdError`].
+    pub fn from_base64(text: &str) -> Result<Self, SiteIdError> {
+        Self::new(&bytes_text::decode_base64(text).ok_or(SiteIdError::Text)?)
+    }
+}
+
+/// Hex, or base64 of either alphabet, padded or not; text that is both is hex.
+///
+/// ```
+/// use opor_core::SiteId;
+///
+/// let site: SiteId = "0a0b0c0d0e0f1011".parse()?;
+/// assert_eq!(site.to_base64(), "CgsMDQ4PEBE=");
+/// assert_eq!("CgsMDQ4PEBE".parse(), Ok(site));
+/// # Ok::<(), opor_core::SiteIdError>(())
+/// ```
+impl FromStr for SiteId {
+    type Err = SiteIdError;
+
+    fn from_str(text: &str) -> Result<Self, SiteIdError> {
+        Self::new(&bytes_text::decode(text).ok_or(SiteIdError::Text)?)
+    }
+}
+
+/// Hex.
+impl Serialize for SiteId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Hex or base64.
+impl<'de> Deserialize<'de> for SiteId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
 }
 
 impl From<[u8; 16]> for SiteId {
@@ -76,7 +135,7 @@ impl Ord for SiteId {
 /// Lower-case hex.
 impl fmt::Display for SiteId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hex(self.as_bytes()).fmt(f)
     }
 }
 

@@ -193,50 +193,55 @@ impl<'a> ColumnReader<'a> {
 /// exactly the same bits: not for -0.0, infinities or NaN.
 fn decimal(value: f64) -> Option<(usize, i64)> {
     SCALES.iter().enumerate().find_map(|(scale, power)| {
-        let digits = (value * power).round();
-        let exact = digits.abs() < DECIMAL_MAX && (digits / power).to_bits() == value.to_bits();
-        // A negative zero would pass through an integer and lose its sign.
-        (exact && (digits != 0.0 || digits.is_sign_positive())).then_some((scale, digits as i64))
+        let scaled = value * power;
+        // To the nearest integer; a cast saturates, and makes 0 of NaN and of -0.0, which the comparison then finds.
+        let digits = (scaled + 0.5_f64.copysign(scaled)) as i64;
+        let exact = scaled.abs() < DECIMAL_MAX && (digits as f64 / power).to_bits() == value.to_bits();
+        exact.then_some((scale, digits))
     })
 }
 
 const UUID_HYPHENS: [usize; 4] = [8, 13, 18, 23];
+/// Where the two digits of each byte of a UUID begin.
+const UUID_DIGITS: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
 
 /// The bytes of a UUID in the one form that [`format_uuid`] writes.
 fn parse_uuid(text: &[u8]) -> Option<[u8; 16]> {
-    if text.len() != 36 || UUID_HYPHENS.iter().any(|&at| text[at] != b'-') {
+    let text: &[u8; 36] = text.try_into().ok()?;
+    if UUID_HYPHENS.iter().any(|&at| text[at] != b'-') {
         return None;
     }
     let mut uuid = [0; 16];
-    let mut digits = text.iter().enumerate().filter(|(at, _)| !UUID_HYPHENS.contains(at));
-    for byte in &mut uuid {
-        let high = hex_digit(*digits.next()?.1)?;
-        let low = hex_digit(*digits.next()?.1)?;
-        *byte = high << 4 | low;
+    let mut worst = 0;
+    for (byte, at) in uuid.iter_mut().zip(UUID_DIGITS) {
+        let (high, low) = (HEX_VALUES[usize::from(text[at])], HEX_VALUES[usize::from(text[at + 1])]);
+        worst |= high | low;
+        *byte = high << 4 | low & 15;
     }
-    Some(uuid)
-}
-
-const fn hex_digit(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
+    (worst < 16).then_some(uuid)
 }
 
 fn format_uuid(uuid: &[u8; 16]) -> [u8; 36] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = [b'-'; 36];
-    let mut at = 0;
-    for byte in uuid {
-        at += usize::from(UUID_HYPHENS.contains(&at));
-        text[at] = DIGITS[usize::from(byte >> 4)];
-        text[at + 1] = DIGITS[usize::from(byte & 15)];
-        at += 2;
+    for (byte, at) in uuid.iter().zip(UUID_DIGITS) {
+        text[at] = HEX_DIGITS[usize::from(byte >> 4)];
+        text[at + 1] = HEX_DIGITS[usize::from(byte & 15)];
     }
     text
 }
+
+const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+/// The value of each lower-case hex digit; 255 for what is none.
+const HEX_VALUES: [u8; 256] = {
+    let mut values = [255; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[HEX_DIGITS[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
 
 #[cfg(test)]
 mod tests {

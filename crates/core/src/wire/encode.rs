@@ -41,7 +41,7 @@ impl Changeset {
     pub fn to_bytes_with(&self, options: &EncodeOptions) -> Vec<u8> {
         let mut encoder = Encoder::new(self);
         self.rows().iter().for_each(|row| encoder.row(row));
-        frame::seal(&encoder.finish(), options)
+        frame::seal(encoder.finish(), options)
     }
 }
 
@@ -200,7 +200,7 @@ impl<'a> Encoder<'a> {
         let clocks =
             [&self.rows, &self.col_versions, &self.db_versions, &self.seqs, &self.sites].map(|v| &v[..]);
         let clocks_len: usize = clocks.iter().map(|stream| stream.len()).sum();
-        let mut out = Vec::with_capacity(columns_len + clocks_len + 256);
+        let mut out = frame::begin(columns_len + clocks_len + 256);
         self.dictionaries(&mut out);
         clocks.iter().for_each(|stream| varint::write_bytes(stream, &mut out));
         for table in &self.tables {

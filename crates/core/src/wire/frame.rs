@@ -11,23 +11,29 @@ const MAGIC: [u8; 3] = *b"opc";
 pub(super) const VERSION: u8 = 1;
 const COMPRESSED: u8 = 1;
 const HEADER_LEN: usize = 5;
+/// Where the body begins, after the header and the checksum.
+const BODY_AT: usize = HEADER_LEN + 4;
 /// A frame may ask for 8 MiB of window: what the highest ordinary level of zstd uses, and little enough to give anyone.
 const WINDOW_LOG_MAX: u32 = 23;
 
-/// Puts a header before a body, which is compressed when the options say so.
-pub(super) fn seal(body: &[u8], options: &EncodeOptions) -> Vec<u8> {
+/// An empty body, with room for the header before it.
+pub(super) fn begin(capacity: usize) -> Vec<u8> {
+    let mut buffer = Vec::with_capacity(BODY_AT + capacity);
+    buffer.resize(BODY_AT, 0);
+    buffer
+}
+
+/// Puts the header before a body that was begun with [`begin`]; the body is compressed when the options say so.
+pub(super) fn seal(mut buffer: Vec<u8>, options: &EncodeOptions) -> Vec<u8> {
+    let body = &buffer[BODY_AT..];
     let compressed = if body.len() > options.compress_above { compress(body, options.level) } else { None };
-    let (flags, payload) = match &compressed {
-        Some(payload) => (COMPRESSED, &payload[..]),
-        None => (0, body),
-    };
-    let mut out = Vec::with_capacity(HEADER_LEN + 4 + payload.len());
-    out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&[VERSION, flags]);
-    let checksum = checksum(&out, payload);
-    out.extend_from_slice(&checksum.to_le_bytes());
-    out.extend_from_slice(payload);
-    out
+    let flags = if compressed.is_some() { COMPRESSED } else { 0 };
+    buffer = compressed.unwrap_or(buffer);
+    buffer[..MAGIC.len()].copy_from_slice(&MAGIC);
+    buffer[MAGIC.len()..HEADER_LEN].copy_from_slice(&[VERSION, flags]);
+    let checksum = checksum(&buffer[..HEADER_LEN], &buffer[BODY_AT..]);
+    buffer[HEADER_LEN..BODY_AT].copy_from_slice(&checksum.to_le_bytes());
+    buffer
 }
 
 /// Checks the header and gives the body.
@@ -72,13 +78,13 @@ fn checksum(header: &[u8], payload: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// The length and the frame, or nothing when that is no shorter.
+/// The length and the frame, after room for the header; or nothing when that is no shorter.
 fn compress(body: &[u8], level: i32) -> Option<Vec<u8>> {
-    let frame = zstd::bulk::compress(body, level).expect("zstd compresses any bytes");
-    let mut out = Vec::with_capacity(frame.len() + 10);
-    varint::write(body.len() as u64, &mut out);
-    out.extend_from_slice(&frame);
-    (out.len() < body.len()).then_some(out)
+    let frame = zstd::bulk::compress(body, level).expect("zstd has the level and compresses any bytes");
+    let mut buffer = begin(frame.len() + 10);
+    varint::write(body.len() as u64, &mut buffer);
+    buffer.extend_from_slice(&frame);
+    (buffer.len() < BODY_AT + body.len()).then_some(buffer)
 }
 
 /// Decompresses one frame of `len` bytes. Memory grows with what comes out, and no more than `len` comes out.
