@@ -29,8 +29,8 @@ impl Apply {
     pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<()> {
         let limits = DecodeLimits::default();
         let bytes = read(&self.changeset, limits.bytes_max)?;
-        let changeset = decode(&bytes, &limits)
-            .with_context(|| format!("{} is not a changeset", self.source()))?;
+        let changeset =
+            decode(&bytes, &limits).with_context(|| format!("{} is not a changeset", self.source()))?;
         let mut store = database::open_replicated(&self.file)?;
         let report = store
             .apply(&changeset)
@@ -71,7 +71,7 @@ fn read(path: &Path, bytes_max: usize) -> anyhow::Result<Vec<u8>> {
 fn decode(bytes: &[u8], limits: &DecodeLimits) -> anyhow::Result<Changeset> {
     let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
     match first {
-        Some(b'[' | b'{') => Ok(Changeset::from_json(bytes, limits)?),
+        Some(b'[') => Ok(Changeset::from_json(bytes, limits)?),
         _ => Ok(Changeset::from_bytes(bytes, limits)?),
     }
 }
@@ -90,7 +90,8 @@ fn json(changeset: &Changeset, report: &ApplyReport) -> serde_json::Value {
 }
 
 fn show(out: &mut dyn Write, changeset: &Changeset, report: &ApplyReport) -> anyhow::Result<()> {
-    let ApplyReport { rows_inserted, rows_updated, rows_deleted, cells_won, cells_lost, unchanged, .. } = report;
+    let ApplyReport { rows_inserted, rows_updated, rows_deleted, cells_won, cells_lost, unchanged, .. } =
+        report;
     match report.db_version {
         Some(version) => {
             writeln!(out, "{GOOD}merged{GOOD:#} {} changes as commit {version}", changeset.len())?;

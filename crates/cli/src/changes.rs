@@ -44,14 +44,12 @@ impl Changes {
             let changeset: Changeset = changes.into_iter().collect();
             return self.write_bytes(&changeset.to_bytes());
         }
-        let mut file = match &self.output {
-            None => None,
-            Some(path) => Some(
-                fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?,
-            ),
-        };
-        let mut plain = file.as_mut().map(anstream::StripStream::new);
-        let out = plain.as_mut().map_or(out, |plain| plain as &mut dyn Write);
+        let Some(path) = &self.output else { return self.write(out, changes) };
+        let mut file = fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        self.write(&mut anstream::StripStream::new(&mut file), changes)
+    }
+
+    fn write(&self, out: &mut dyn Write, changes: Vec<Change>) -> anyhow::Result<()> {
         if self.json { write_json(out, changes) } else { self.write_table(out, &changes) }
     }
 
@@ -82,7 +80,8 @@ impl Changes {
             writeln!(out, "{DIM}no changes after commit {}{DIM:#}", self.since)?;
             return Ok(());
         }
-        let mut table = Table::new(&[">commit", ">seq", "table", "key", "column", "value", "version", ">cl", "site"]);
+        let mut table =
+            Table::new(&[">commit", ">seq", "table", "key", "column", "value", "version", ">cl", "site"]);
         for change in changes {
             table.push(row(change));
         }
@@ -96,7 +95,9 @@ fn row(change: &Change) -> Vec<Cell> {
     let (column, value) = match &change.cid {
         Cid::Sentinel if change.cl.is_deleted() => (Cell::from(""), Cell::styled("deleted", MARK)),
         Cid::Sentinel => (Cell::from(""), Cell::styled("exists", DIM)),
-        Cid::Column(name) => (Cell::from(name), Cell::from(cut(&database::literal(&change.val), VALUE_WIDTH))),
+        Cid::Column(name) => {
+            (Cell::from(name), Cell::from(cut(&database::literal(&change.val), VALUE_WIDTH)))
+        }
     };
     let site = change.site_id.to_string();
     let version = match change.cid {
@@ -117,9 +118,7 @@ fn row(change: &Change) -> Vec<Cell> {
 }
 
 fn write_json(out: &mut dyn Write, changes: Vec<Change>) -> anyhow::Result<()> {
-    // One by one: grouping them by row would undo their order.
-    let mut changeset = Changeset::new();
-    changes.into_iter().for_each(|change| changeset.push(change));
+    let changeset: Changeset = changes.into_iter().collect();
     writeln!(out, "{}", changeset.to_json())?;
     Ok(())
 }

@@ -28,7 +28,11 @@ pub(crate) enum Kind {
 /// When it is no database, or cannot be read.
 pub(crate) fn kind(path: &Path) -> anyhow::Result<Kind> {
     // SQLite would take such a name for an URI.
-    ensure!(!path.to_string_lossy().starts_with("file:"), "{}: a name cannot begin with file:", path.display());
+    ensure!(
+        !path.to_string_lossy().starts_with("file:"),
+        "{}: a name cannot begin with file:",
+        path.display()
+    );
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Kind::New),
@@ -36,7 +40,10 @@ pub(crate) fn kind(path: &Path) -> anyhow::Result<Kind> {
     };
     ensure!(!file.metadata()?.is_dir(), "{} is a directory, not a database", path.display());
     let mut head = Vec::new();
-    file.by_ref().take(16).read_to_end(&mut head).with_context(|| format!("cannot read {}", path.display()))?;
+    file.by_ref()
+        .take(16)
+        .read_to_end(&mut head)
+        .with_context(|| format!("cannot read {}", path.display()))?;
     if head.is_empty() {
         return Ok(Kind::New);
     }
@@ -87,9 +94,19 @@ pub(crate) fn user_tables(db: &Connection) -> rusqlite::Result<Vec<String>> {
     select.query_map([], |row| row.get(0))?.collect()
 }
 
+/// The statements that make a table and its indexes, the table first.
+pub(crate) fn statements(db: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
+    let mut select = db.prepare(
+        "SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 AND type IN ('table', 'index') AND sql IS NOT NULL \
+         ORDER BY type = 'index', rowid",
+    )?;
+    select.query_map([table], |row| row.get(0))?.collect()
+}
+
 /// How many rows a table has.
 pub(crate) fn row_count(db: &Connection, table: &str) -> rusqlite::Result<u64> {
-    let count: i64 = db.query_row(&format!("SELECT count(*) FROM {}", quoted(table)), [], |row| row.get(0))?;
+    let count: i64 =
+        db.query_row(&format!("SELECT count(*) FROM {}", quoted(table)), [], |row| row.get(0))?;
     Ok(count.cast_unsigned())
 }
 

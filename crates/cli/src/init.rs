@@ -156,12 +156,8 @@ fn candidate(db: &Connection, replicated: &[String], table: String) -> anyhow::R
 
 fn rehearse(db: &Connection, table: &str) -> anyhow::Result<()> {
     let mut scratch = OpenOptions::new().open_in_memory()?;
-    let mut select =
-        db.prepare("SELECT sql FROM sqlite_schema WHERE tbl_name = ?1 AND type IN ('table', 'index') \
-                    AND sql IS NOT NULL ORDER BY type DESC")?;
-    let statements = select.query_map([table], |row| row.get::<_, String>(0))?;
-    for statement in statements {
-        scratch.execute_batch(&statement?)?;
+    for statement in database::statements(db, table)? {
+        scratch.execute_batch(&statement)?;
     }
     scratch.replicate(table)?;
     Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 
 use crate::HubError;
 use crate::hub::Hub;
@@ -36,6 +36,6 @@ impl FromRequest<Hub> for WholeBody {
 }
 
 /// Reads a small JSON document.
-pub(crate) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, HubError> {
+pub(crate) fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, HubError> {
     serde_json::from_slice(bytes).map_err(|error| HubError::Malformed { reason: error.to_string() })
 }

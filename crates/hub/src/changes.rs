@@ -4,13 +4,17 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::IntoResponse;
-use opor_core::{Change, Changeset, DbVersion, SiteId};
+use opor_core::{Changeset, DbVersion, DecodeLimits, SiteId};
 use opor_store::{ApplyReport, Cursor, Store};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
-use crate::body::WholeBody;
+use crate::body::{WholeBody, parse_json};
 use crate::hub::Hub;
-use crate::{HubError, RoomName, wire};
+use crate::{HubError, RoomName};
+
+/// Memory for the changes of a body, for each byte of it: a change of 130 bytes of JSON takes about 200.
+const MEMORY_PER_BYTE: usize = 8;
 
 /// What is asked for in the query string.
 #[derive(Debug, Default, Deserialize)]
@@ -28,7 +32,7 @@ pub(crate) struct PullQuery {
 
 /// A piece of the change log.
 struct Piece {
-    changes: Vec<Change>,
+    changeset: Changeset,
     site_id: SiteId,
     cursor: Cursor,
     done: bool,
@@ -60,9 +64,10 @@ pub(crate) async fn post(
     WholeBody(body): WholeBody,
 ) -> Result<impl IntoResponse, HubError> {
     let room = hub.rooms().existing(&room)?;
-    let decode = tokio::task::spawn_blocking(move || wire::decode(&body));
-    let changeset = decode.await.map_err(|_| HubError::Closing)?;
-    let changeset = changeset.map_err(|error| HubError::Malformed { reason: wire::reason(&error) })?;
+    let bytes_max = hub.options().body_bytes_max;
+    let limits = DecodeLimits { bytes_max, memory_max: bytes_max.saturating_mul(MEMORY_PER_BYTE) };
+    let decode = tokio::task::spawn_blocking(move || decode(&body, &limits));
+    let changeset = decode.await.map_err(|_| HubError::Closing)??;
     let answer = room.run(move |file| {
         let store = file.store()?;
         let report = store.apply(&changeset)?;
@@ -88,7 +93,7 @@ impl PullQuery {
 
     fn excluded(&self) -> Result<Option<SiteId>, HubError> {
         let Some(hex) = &self.exclude else { return Ok(None) };
-        let site = wire::site_id(hex).map_err(|error| HubError::Query { reason: error.to_string() })?;
+        let site = SiteId::from_hex(hex).map_err(|error| HubError::Query { reason: error.to_string() })?;
         Ok(Some(site))
     }
 }
@@ -105,24 +110,30 @@ impl Piece {
         headers
     }
 
-    fn encode(mut self, exclude: Option<SiteId>) -> String {
-        self.changes.retain(|change| Some(change.site_id) != exclude);
-        self.changes.sort_by_key(|change| (change.db_version, change.seq));
-        // One by one, in this order: grouping them by row would undo it.
-        let mut changeset = Changeset::new();
-        self.changes.into_iter().for_each(|change| changeset.push(change));
-        wire::encode(&changeset)
+    fn encode(self, exclude: Option<SiteId>) -> String {
+        let Some(exclude) = exclude else { return self.changeset.to_json() };
+        let others: Changeset = self.changeset.changes().filter(|change| change.site_id != exclude).collect();
+        others.to_json()
     }
+}
+
+/// The changes as an array, or as `{"changes": [..]}`.
+fn decode(body: &[u8], limits: &DecodeLimits) -> Result<Changeset, HubError> {
+    #[derive(Deserialize)]
+    struct Wrapped<'a> {
+        #[serde(borrow)]
+        changes: &'a RawValue,
+    }
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Ok(Changeset::from_json(body, limits)?);
+    }
+    let wrapped: Wrapped<'_> = parse_json(body)?;
+    Ok(Changeset::from_json(wrapped.changes.get(), limits)?)
 }
 
 fn read(store: &Store, cursor: &Cursor, limit: usize) -> Result<Piece, HubError> {
     let batch = store.changes(cursor, limit)?;
-    Ok(Piece {
-        changes: batch.changeset.changes().collect(),
-        site_id: store.site_id(),
-        cursor: batch.cursor,
-        done: batch.done,
-    })
+    Ok(Piece { changeset: batch.changeset, site_id: store.site_id(), cursor: batch.cursor, done: batch.done })
 }
 
 fn answer(

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use opor_core::InvalidChange;
+use opor_core::{InvalidChange, JsonError};
 use opor_store::{ApplyError, OpenError, ReplicateError, StoreError};
 
 use crate::RoomNameError;
@@ -41,6 +41,9 @@ pub enum HubError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The body is JSON, but holds no changes.
+    #[error("body holds no changes")]
+    Changes(#[from] JsonError),
     /// The body is too large.
     #[error("body is larger than {limit} bytes")]
     TooLarge {
@@ -140,7 +143,7 @@ impl HubError {
             Self::UnknownEndpoint => "unknown_endpoint",
             Self::Method => "method",
             Self::Query { .. } => "query",
-            Self::Malformed { .. } => "malformed",
+            Self::Malformed { .. } | Self::Changes(_) => "malformed",
             Self::TooLarge { .. } => "too_large",
             Self::TooSlow { .. } => "too_slow",
             Self::Apply(error) => apply_kind(error),
@@ -158,7 +161,9 @@ impl HubError {
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self {
-            Self::RoomName(_) | Self::Query { .. } | Self::Malformed { .. } => StatusCode::BAD_REQUEST,
+            Self::RoomName(_) | Self::Query { .. } | Self::Malformed { .. } | Self::Changes(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::UnknownRoom { .. } | Self::UnknownEndpoint => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,

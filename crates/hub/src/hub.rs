@@ -20,7 +20,6 @@ pub struct Hub {
 /// The endpoints of a new hub, to nest in any axum application.
 ///
 /// Its rooms are closed when the router is dropped; use [`Hub`] to close them at a moment of your choice.
-#[must_use]
 pub fn router(options: HubOptions) -> Router {
     Hub::new(options).router()
 }

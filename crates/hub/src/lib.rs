@@ -25,7 +25,6 @@ mod room_name;
 mod schema;
 mod schema_route;
 mod serve;
-mod wire;
 
 pub use error::{HubError, SchemaError};
 pub use hub::{Hub, router};

@@ -18,7 +18,12 @@ pub(crate) struct Reply {
 }
 
 /// Sends a request; an answer that reports an error is an error, with the sentence it carries.
-pub(crate) async fn send(method: Method, server: SocketAddr, path: &str, body: String) -> anyhow::Result<Reply> {
+pub(crate) async fn send(
+    method: Method,
+    server: SocketAddr,
+    path: &str,
+    body: String,
+) -> anyhow::Result<Reply> {
     let shown = format!("{method} http://{server}{path}");
     let request = Request::builder()
         .method(method)

@@ -43,7 +43,9 @@ async fn different_columns(story: &mut Story<'_>, stage: &Stage) -> anyhow::Resu
     write(story, &stage.alice, "/edit", &json!({ "id": "plants", "title": "water the ferns" })).await?;
     write(story, &stage.bob, "/edit", &json!({ "id": "plants", "done": true })).await?;
     sync(story, stage).await?;
-    story.note("Rows merge column by column: alice's title and bob's tick are different cells, so both stay.")?;
+    story.note(
+        "Rows merge column by column: alice's title and bob's tick are different cells, so both stay.",
+    )?;
     let todos = todos_of(stage).await?;
     let both_stay = |todos: &Vec<super::todos::Todo>| {
         todos.iter().any(|todo| todo.id == "plants" && todo.title == "water the ferns" && todo.done)
@@ -60,7 +62,9 @@ async fn delete_against_update(story: &mut Story<'_>, stage: &Stage) -> anyhow::
     let [_, bob] = &pulled;
     let deleted =
         bob.events.iter().any(|event| is_about(event, "bread") && matches!(event.kind, EventKind::Deleted));
-    story.note("alice's delete wins, whenever bob wrote: it raises the causal length of the row from 1 to 2,")?;
+    story.note(
+        "alice's delete wins, whenever bob wrote: it raises the causal length of the row from 1 to 2,",
+    )?;
     story.note("and bob's title belongs to length 1. Inserting the row again would make it 3.")?;
     story.check("the merge reported to bob that the row was deleted", deleted)?;
     let todos = todos_of(stage).await?;

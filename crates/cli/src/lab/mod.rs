@@ -3,6 +3,7 @@
 mod client;
 mod compare;
 mod conflicts;
+mod copy;
 mod curl;
 mod edits;
 mod event;

@@ -18,7 +18,9 @@ pub(crate) struct Server {
 
 /// Takes a port of this machine, a free one for 0.
 pub(crate) async fn listen(port: u16) -> anyhow::Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.with_context(|| format!("cannot listen on port {port}"))
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+        .await
+        .with_context(|| format!("cannot listen on port {port}"))
 }
 
 impl Server {

@@ -35,8 +35,7 @@ pub(crate) struct Referrer {
 impl Shape {
     /// Reads the shape of a table.
     pub(crate) fn of(db: &Connection, table: &str) -> rusqlite::Result<Self> {
-        let mut shape =
-            Self { table: table.to_owned(), columns: columns(db, table)?, referrers: Vec::new() };
+        let mut shape = Self { table: table.to_owned(), columns: columns(db, table)?, referrers: Vec::new() };
         for name in crate::database::user_tables(db)? {
             shape.add_referrers(db, &name)?;
         }
@@ -52,9 +51,9 @@ impl Shape {
 
     /// Columns whose value can be changed without regard to anything else.
     pub(crate) fn editable(&self) -> impl Iterator<Item = &Column> {
-        self.columns.iter().filter(|column| {
-            column.key.is_none() && !column.generated && !column.refers && !column.unique
-        })
+        self.columns
+            .iter()
+            .filter(|column| column.key.is_none() && !column.generated && !column.refers && !column.unique)
     }
 
     fn add_referrers(&mut self, db: &Connection, from: &str) -> rusqlite::Result<()> {

@@ -97,9 +97,8 @@ impl<'a> Story<'a> {
     /// The verdict: whether every check held.
     pub(crate) fn finish(&mut self, files: Option<&Path>) -> anyhow::Result<bool> {
         let checks = self.steps.iter().flat_map(|step| &step.checks);
-        let (total, failed) = checks.fold((0, 0), |(total, failed), check| {
-            (total + 1, failed + usize::from(!check.holds))
-        });
+        let (total, failed) =
+            checks.fold((0, 0), |(total, failed), check| (total + 1, failed + usize::from(!check.holds)));
         let converged = failed == 0;
         self.fact("converged", converged.into());
         self.fact("files", json!(files));
@@ -142,10 +141,7 @@ impl<'a> Story<'a> {
         self.steps.last_mut().expect("a story begins with a step")
     }
 
-    fn print(
-        &mut self,
-        write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
-    ) -> anyhow::Result<()> {
+    fn print(&mut self, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> anyhow::Result<()> {
         if let Some(out) = &mut self.out {
             write(&mut **out)?;
             // Steps are read as they happen, also through a pipe.

@@ -5,7 +5,8 @@ use rusqlite::{OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
 /// The one table.
-pub(crate) const SCHEMA: &str = "CREATE TABLE todos (id TEXT PRIMARY KEY NOT NULL, title TEXT NOT NULL, done INTEGER NOT NULL DEFAULT 0)";
+pub(crate) const SCHEMA: &str =
+    "CREATE TABLE todos (id TEXT PRIMARY KEY NOT NULL, title TEXT NOT NULL, done INTEGER NOT NULL DEFAULT 0)";
 /// Its name.
 pub(crate) const TABLE: &str = "todos";
 

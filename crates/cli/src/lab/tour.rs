@@ -46,8 +46,9 @@ pub(crate) fn introduce(story: &mut Story<'_>, stage: &Stage) -> anyhow::Result<
     let mut table = Table::new(&["", "address", "site", "database"]);
     let mut servers = serde_json::Map::new();
     let hub = ("hub", stage.hub_address(), stage.hub_site, stage.hub_file());
-    let peers =
-        stage.actors().map(|actor| (actor.peer.name, actor.address(), actor.peer.site_id, actor.peer.file.clone()));
+    let peers = stage
+        .actors()
+        .map(|actor| (actor.peer.name, actor.address(), actor.peer.site_id, actor.peer.file.clone()));
     for (name, address, site, file) in [hub].into_iter().chain(peers) {
         let (url, site) = (format!("http://{address}"), site.to_string());
         servers.insert(name.to_owned(), json!({ "url": url, "site_id": site, "file": file }));
@@ -113,10 +114,7 @@ pub(crate) async fn write(
 }
 
 /// Both push, then both pull; what was pushed and pulled, alice first.
-pub(crate) async fn sync(
-    story: &mut Story<'_>,
-    stage: &Stage,
-) -> anyhow::Result<([Pushed; 2], [Pulled; 2])> {
+pub(crate) async fn sync(story: &mut Story<'_>, stage: &Stage) -> anyhow::Result<([Pushed; 2], [Pulled; 2])> {
     let pushed = [push(story, &stage.alice).await?, push(story, &stage.bob).await?];
     let pulled = [pull(story, &stage.alice).await?, pull(story, &stage.bob).await?];
     Ok((pushed, pulled))
@@ -187,5 +185,13 @@ fn pair(id: &str, alice: Option<&Todo>, bob: Option<&Todo>) -> Vec<Cell> {
     let title = |todo: &Todo| todo.title.clone();
     let done = |todo: &Todo| if todo.done { "yes".to_owned() } else { "no".to_owned() };
     let sign = if alice == bob { Cell::styled("=", GOOD) } else { Cell::styled("≠", MARK) };
-    vec![id.into(), cell(alice, title), cell(alice, done), "│".into(), cell(bob, title), cell(bob, done), sign]
+    vec![
+        id.into(),
+        cell(alice, title),
+        cell(alice, done),
+        "│".into(),
+        cell(bob, title),
+        cell(bob, done),
+        sign,
+    ]
 }
