@@ -1,0 +1,365 @@
+//! Applying a changeset: checked whole, then merged row by row in one transaction.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use opor_core::{
+    CausalLength, Changeset, ColVersion, DbVersion, InvalidChange, Limits, PackedKey, RowChange, SiteId,
+    Value,
+};
+use rusqlite::{Error, ErrorCode};
+
+use crate::catalog::Table;
+use crate::cursor::Cursor;
+use crate::engine::Engine;
+use crate::merge::{IncomingCell, IncomingClock, IncomingRow, MergeSql, Merger, RowOutcome, Watch};
+use crate::meta;
+
+/// Why a changeset was refused. Nothing of it is stored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplyError {
+    /// The bytes or the text are not a changeset.
+    #[error("not a changeset")]
+    Malformed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A change that breaks a limit, or a stamp from the future.
+    #[error(transparent)]
+    Invalid(#[from] InvalidChange),
+    /// A table that does not exist or does not replicate.
+    #[error("table {table:?} is not replicated here")]
+    UnknownTable {
+        /// The table.
+        table: String,
+    },
+    /// A column that does not exist, is generated, or is part of the key.
+    #[error("table {table:?} has no column {column:?} that replicates")]
+    UnknownColumn {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// A key with another number of columns than the table's, or with a NULL.
+    #[error("key ({key}) does not fit table {table:?}")]
+    KeyShape {
+        /// The table.
+        table: String,
+        /// The key.
+        key: PackedKey,
+    },
+    /// A row that the table's own rules refuse: NOT NULL, CHECK, a STRICT type, an INTEGER key that is text.
+    #[error("row ({key}) of table {table:?} breaks a rule of the table")]
+    Constraint {
+        /// The table.
+        table: String,
+        /// The key.
+        key: PackedKey,
+        /// What SQLite said.
+        #[source]
+        source: Error,
+    },
+    /// SQLite failed.
+    #[error("the changeset could not be stored")]
+    Sqlite(#[from] Error),
+}
+
+/// How to apply a changeset.
+#[derive(Clone, Debug, Default)]
+pub struct ApplyOptions {
+    /// Store this cursor for this peer in the same transaction as the changes. The peer also decides which local
+    /// writes count as unseen when conflicts are looked for: those it has not acknowledged.
+    pub cursor: Option<(SiteId, Cursor)>,
+    /// Collect events. Without, rows are merged without being read first.
+    pub events: bool,
+    /// Do not run the user's triggers. By default they run, as they do in cr-sqlite; what they write to replicated
+    /// tables is not recorded as a change, because they run at every replica.
+    pub without_triggers: bool,
+}
+
+/// What an apply did.
+#[derive(Clone, Debug, Default)]
+pub struct ApplyReport {
+    /// Rows that are new here.
+    pub rows_inserted: usize,
+    /// Rows that took at least one value.
+    pub rows_updated: usize,
+    /// Rows that were deleted.
+    pub rows_deleted: usize,
+    /// Values that were taken.
+    pub cells_won: usize,
+    /// Values that were not, because the local ones are newer or greater.
+    pub cells_lost: usize,
+    /// Changes that were known already, or older than the row's present life.
+    pub unchanged: usize,
+    /// The version the merge took here; `None` when it changed nothing.
+    pub db_version: Option<DbVersion>,
+    /// What happened, row by row, when [`ApplyOptions::events`] asked for it.
+    pub events: Vec<MergeEvent>,
+}
+
+/// What a merge did to a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MergeEvent {
+    /// The table.
+    pub table: Arc<str>,
+    /// The row.
+    pub key: PackedKey,
+    /// What happened.
+    pub kind: MergeEventKind,
+}
+
+/// What happened to a row in a merge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MergeEventKind {
+    /// It is new here.
+    Inserted,
+    /// It was deleted.
+    Deleted,
+    /// It was deleted and created again elsewhere; its cells started over.
+    Resurrected,
+    /// What came is of an earlier life of the row and was ignored.
+    Stale {
+        /// The causal length here.
+        local_cl: CausalLength,
+        /// The causal length that came.
+        incoming_cl: CausalLength,
+    },
+    /// A column took a value.
+    Updated {
+        /// The column.
+        column: Arc<str>,
+        /// The value.
+        value: Value,
+    },
+    /// Both sides had written the column without knowing of the other's write.
+    Conflict {
+        /// The column.
+        column: Arc<str>,
+        /// What was here.
+        local: Side,
+        /// What came.
+        incoming: Side,
+        /// Who won; the higher version does, and at equal versions the greater value.
+        incoming_won: bool,
+    },
+}
+
+/// One side of a conflict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Side {
+    /// The value.
+    pub value: Value,
+    /// Its version: a stamp of the hybrid clock, or a count.
+    pub col_version: ColVersion,
+    /// Who wrote it.
+    pub site_id: SiteId,
+}
+
+/// A changeset that has been checked against the schema.
+struct Plan {
+    tables: Vec<Rc<Table>>,
+    /// By table and column index of the changeset, the place in `Table::columns`.
+    columns: Vec<Vec<usize>>,
+    ordinals: Vec<u32>,
+}
+
+impl Engine {
+    /// Applies within the open transaction. `direct` says that nothing can roll it back in part.
+    pub(crate) fn apply(
+        &self,
+        changeset: &Changeset,
+        options: &ApplyOptions,
+        sql: &mut MergeSql,
+        direct: bool,
+    ) -> Result<ApplyReport, ApplyError> {
+        changeset.validate(&Limits::default())?;
+        self.enlist()?;
+        self.replay()?;
+        let plan = self.plan(changeset)?;
+        let watch = self.watch(options)?;
+        let mut report = ApplyReport::default();
+        if let Some(stamp) = self.observe_all(changeset)? {
+            self.hybrid.borrow_mut().restore(stamp);
+        }
+        let triggers = options.without_triggers.then(|| self.db.set_triggers(false));
+        let merged = self.merge_rows(changeset, &plan, options, watch, sql, direct, &mut report);
+        if let Some(on) = triggers {
+            self.db.set_triggers(on);
+        }
+        merged?;
+        if let Some((peer, cursor)) = &options.cursor {
+            self.uncaptured(|| meta::save_pulled(self.db, *peer, cursor))?;
+        }
+        Ok(report)
+    }
+
+    fn observe_all(&self, changeset: &Changeset) -> Result<Option<opor_core::Hlc>, ApplyError> {
+        if self.policy() != crate::ClockPolicy::Hlc {
+            return Ok(None);
+        }
+        changeset.check_drift(&self.hybrid.borrow(), self.wall.now())?;
+        Ok(Some(opor_core::Hlc::from_version(changeset.col_version_max())))
+    }
+
+    fn watch(&self, options: &ApplyOptions) -> Result<Watch, Error> {
+        if !options.events {
+            return Ok(Watch::Nothing);
+        }
+        let acknowledged = match &options.cursor {
+            Some((peer, _)) => meta::acknowledged(self.db, *peer)?,
+            None => 0,
+        };
+        Ok(Watch::Conflicts { acknowledged })
+    }
+
+    fn plan(&self, changeset: &Changeset) -> Result<Plan, ApplyError> {
+        let (mut tables, mut columns) = (Vec::new(), Vec::new());
+        for header in changeset.tables() {
+            let name = || header.name.to_string();
+            let table = self.table(&header.name).ok_or_else(|| ApplyError::UnknownTable { table: name() })?;
+            let places: Result<Vec<_>, _> = header
+                .columns
+                .iter()
+                .map(|column| {
+                    let place = table.columns.iter().position(|own| own.name == *column);
+                    place.ok_or_else(|| ApplyError::UnknownColumn {
+                        table: name(),
+                        column: column.to_string(),
+                    })
+                })
+                .collect();
+            columns.push(places?);
+            tables.push(table);
+        }
+        for row in changeset.rows() {
+            let table = &tables[row.table as usize];
+            let null = |value| matches!(value, opor_core::ValueRef::Null);
+            if row.key.column_count() != table.key.len() || row.key.columns().any(null) {
+                return Err(ApplyError::KeyShape { table: table.name.to_string(), key: row.key.clone() });
+            }
+        }
+        let ordinals: Result<Vec<_>, _> = changeset.sites().iter().map(|site| self.ordinal(*site)).collect();
+        Ok(Plan { tables, columns, ordinals: ordinals? })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call site; the parts of one apply")]
+    fn merge_rows(
+        &self,
+        changeset: &Changeset,
+        plan: &Plan,
+        options: &ApplyOptions,
+        watch: Watch,
+        sql: &mut MergeSql,
+        direct: bool,
+        report: &mut ApplyReport,
+    ) -> Result<(), ApplyError> {
+        let dv = self.merge_version();
+        let mut merger = Merger { engine: self, sql, direct, watch };
+        let mut changed = false;
+        for row in changeset.rows() {
+            let table = &plan.tables[row.table as usize];
+            let incoming = incoming(changeset, plan, row, dv);
+            let outcome = merger.merge(table, &incoming).map_err(|error| refused(table, row, error))?;
+            changed |= outcome.deleted || outcome.created || !outcome.won.is_empty();
+            report.count(&outcome);
+            if options.events {
+                self.report_events(changeset, table, &incoming, row, outcome, &mut report.events)?;
+            }
+        }
+        report.db_version = changed.then_some(DbVersion(dv));
+        Ok(())
+    }
+
+    fn report_events(
+        &self,
+        changeset: &Changeset,
+        table: &Table,
+        incoming: &IncomingRow<'_>,
+        row: &RowChange,
+        outcome: RowOutcome,
+        events: &mut Vec<MergeEvent>,
+    ) -> Result<(), ApplyError> {
+        let mut add =
+            |kind| events.push(MergeEvent { table: table.name.clone(), key: row.key.clone(), kind });
+        if outcome.deleted {
+            add(MergeEventKind::Deleted);
+        } else if outcome.resurrected {
+            add(MergeEventKind::Resurrected);
+        } else if outcome.inserted {
+            add(MergeEventKind::Inserted);
+        }
+        if outcome.stale {
+            let (local_cl, incoming_cl) = (CausalLength(outcome.local_cl), row.cl);
+            add(MergeEventKind::Stale { local_cl, incoming_cl });
+        }
+        let column = |cell: usize| table.columns[incoming.cells[cell].column].name.clone();
+        if !outcome.inserted {
+            for won in &outcome.won {
+                let value = row.cells[*won].value.clone();
+                add(MergeEventKind::Updated { column: column(*won), value });
+            }
+        }
+        for conflict in outcome.conflicts {
+            let cell = &row.cells[conflict.cell];
+            let local = Side {
+                value: conflict.local,
+                col_version: ColVersion(conflict.clock.cv),
+                site_id: self.site_of(conflict.clock.site)?,
+            };
+            let incoming = Side {
+                value: cell.value.clone(),
+                col_version: cell.clock.col_version,
+                site_id: changeset.sites()[cell.clock.site as usize],
+            };
+            let (column, incoming_won) = (column(conflict.cell), conflict.incoming_won);
+            add(MergeEventKind::Conflict { column, local, incoming, incoming_won });
+        }
+        Ok(())
+    }
+}
+
+impl ApplyReport {
+    fn count(&mut self, outcome: &RowOutcome) {
+        self.rows_inserted += usize::from(outcome.inserted);
+        self.rows_deleted += usize::from(outcome.deleted);
+        self.rows_updated += usize::from(!outcome.inserted && (!outcome.won.is_empty() || outcome.created));
+        self.cells_won += outcome.won.len();
+        self.cells_lost += outcome.lost;
+        self.unchanged += outcome.known + usize::from(outcome.stale);
+    }
+}
+
+fn incoming<'a>(changeset: &Changeset, plan: &Plan, row: &'a RowChange, dv: u64) -> IncomingRow<'a> {
+    let clock = |clock: &opor_core::Clock| IncomingClock {
+        cv: clock.col_version.0,
+        seq: clock.seq,
+        site: changeset.sites()[clock.site as usize],
+        ordinal: plan.ordinals[clock.site as usize],
+        dv,
+    };
+    let columns = &plan.columns[row.table as usize];
+    IncomingRow {
+        key: &row.key,
+        cl: row.cl.0,
+        sentinel: row.sentinel.as_ref().map(clock),
+        cells: row
+            .cells
+            .iter()
+            .map(|cell| IncomingCell {
+                column: columns[cell.column as usize],
+                value: cell.value.as_ref(),
+                clock: clock(&cell.clock),
+            })
+            .collect(),
+    }
+}
+
+fn refused(table: &Table, row: &RowChange, error: Error) -> ApplyError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch) => {
+            ApplyError::Constraint { table: table.name.to_string(), key: row.key.clone(), source: error }
+        }
+        _ => ApplyError::Sqlite(error),
+    }
+}

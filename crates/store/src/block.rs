@@ -1,0 +1,326 @@
+//! Block clocks: the clocks of 32 neighbouring rows in one small record.
+//!
+//! A [`Group`] says of a set of rows and a set of columns that they were written by one site in one commit; later
+//! groups hide earlier ones. `docs/storage.md` draws the bytes.
+
+use crate::colset::ColSet;
+use crate::varint::{self, DamagedRecord, Reader};
+
+/// 2^5 rows are in a block: a bulk insert then costs about a byte a row, and a block in which every cell was written
+/// alone still decodes in a microsecond.
+pub(crate) const BLOCK_SHIFT: u32 = 5;
+
+/// The clock of one cell, or of a sentinel (then `cv` is the causal length).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CellClock {
+    pub(crate) cv: u64,
+    pub(crate) dv: u64,
+    /// The version shown to readers of `crsql_changes`; older than `dv` after the row moved to another key.
+    pub(crate) shown_dv: u64,
+    pub(crate) seq: u64,
+    pub(crate) site: u32,
+}
+
+/// Rows times columns with one clock; `seq` of row `r`, column `c` is `anchor + stride * r + rank of c`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Group {
+    pub(crate) rows: u32,
+    pub(crate) cols: ColSet,
+    pub(crate) cv: u64,
+    pub(crate) dv: u64,
+    pub(crate) shown_dv: u64,
+    pub(crate) anchor: i64,
+    pub(crate) stride: u32,
+    pub(crate) site: u32,
+}
+
+impl Group {
+    pub(crate) fn clock(&self, row: u32, col: u32) -> CellClock {
+        let line = self.anchor + i64::from(self.stride) * i64::from(row);
+        CellClock {
+            cv: self.cv,
+            dv: self.dv,
+            shown_dv: self.shown_dv,
+            seq: (line + i64::from(self.cols.rank(col))).max(0).cast_unsigned(),
+            site: self.site,
+        }
+    }
+
+    /// A group of one row, whose first column has `clock.seq`.
+    pub(crate) fn of_row(row: u32, cols: ColSet, clock: CellClock) -> Self {
+        Self {
+            rows: 1 << row,
+            cols,
+            cv: clock.cv,
+            dv: clock.dv,
+            shown_dv: clock.shown_dv,
+            anchor: clock.seq.cast_signed(),
+            stride: 0,
+            site: clock.site,
+        }
+    }
+
+    fn covers(&self, row: u32, col: u32) -> bool {
+        self.rows >> row & 1 == 1 && self.cols.contains(col)
+    }
+
+    /// Joins `next`'s rows when one line describes the seqs of both.
+    fn absorb(&mut self, next: &Self) -> bool {
+        let same = self.cv == next.cv
+            && self.dv == next.dv
+            && self.site == next.site
+            && self.shown_dv == next.shown_dv
+            && self.rows & next.rows == 0
+            && self.cols == next.cols;
+        if !same {
+            return false;
+        }
+        let (own, new) = (self.rows.trailing_zeros(), next.rows.trailing_zeros());
+        let at = |group: &Self, row: u32| group.anchor + i64::from(group.stride) * i64::from(row);
+        // One row has no slope of its own and takes whichever fits.
+        let (single, next_single) = (self.rows.is_power_of_two(), next.rows.is_power_of_two());
+        if next_single && !single && at(self, new) == at(next, new) {
+            self.rows |= next.rows;
+            return true;
+        }
+        if !next_single || !single || new <= own {
+            let parallel =
+                !single && !next_single && self.stride == next.stride && self.anchor == next.anchor;
+            if parallel {
+                self.rows |= next.rows;
+            }
+            return parallel;
+        }
+        let rise = at(next, new) - at(self, own);
+        let run = i64::from(new - own);
+        let Ok(stride) = u32::try_from(rise / run) else { return false };
+        if rise % run != 0 {
+            return false;
+        }
+        self.anchor = at(self, own) - i64::from(stride) * i64::from(own);
+        self.stride = stride;
+        self.rows |= next.rows;
+        true
+    }
+}
+
+/// The clocks of the rows of one block; later groups hide earlier ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Block {
+    pub(crate) groups: Vec<Group>,
+    /// The newest `dv` ever in the block: where it stands in the index.
+    pub(crate) max_dv: u64,
+}
+
+impl Block {
+    /// The clock of a cell.
+    pub(crate) fn cell(&self, row: u32, col: u32) -> Option<CellClock> {
+        self.groups.iter().rev().find(|group| group.covers(row, col)).map(|group| group.clock(row, col))
+    }
+
+    /// The causal length of a row: its sentinel's, 1 when only its cells are known, 0 when nothing is.
+    pub(crate) fn cl(&self, row: u32) -> u64 {
+        match self.cell(row, ColSet::SENTINEL) {
+            Some(sentinel) => sentinel.cv,
+            None => u64::from(self.rows() >> row & 1),
+        }
+    }
+
+    /// The rows that have any clock.
+    pub(crate) fn rows(&self) -> u32 {
+        self.groups.iter().fold(0, |rows, group| rows | group.rows)
+    }
+
+    /// Writes a group over what was there.
+    pub(crate) fn put(&mut self, group: Group) {
+        self.max_dv = self.max_dv.max(group.dv);
+        let mut emptied = false;
+        for old in &mut self.groups {
+            if old.rows & group.rows != 0 && old.cols.is_subset(&group.cols) {
+                old.rows &= !group.rows;
+                emptied |= old.rows == 0;
+            }
+        }
+        if emptied {
+            self.groups.retain(|old| old.rows != 0);
+        }
+        if self.groups.last_mut().is_some_and(|last| last.absorb(&group)) {
+            return;
+        }
+        self.groups.push(group);
+    }
+
+    /// Writes rows that are new; nothing is known of them.
+    pub(crate) fn put_new(&mut self, group: Group) {
+        self.max_dv = self.max_dv.max(group.dv);
+        if !self.groups.last_mut().is_some_and(|last| last.absorb(&group)) {
+            self.groups.push(group);
+        }
+    }
+
+    /// Forgets rows.
+    pub(crate) fn clear(&mut self, rows: u32) {
+        self.groups.iter_mut().for_each(|group| group.rows &= !rows);
+        self.groups.retain(|group| group.rows != 0);
+    }
+
+    /// The distinct versions of one column among `rows`, with the rows that have each; rows without a clock have 0.
+    pub(crate) fn versions(&self, rows: u32, col: u32, out: &mut Vec<(u32, u64, u64)>) {
+        let mut left = rows;
+        for group in self.groups.iter().rev() {
+            let hit = group.rows & left;
+            if hit != 0 && group.cols.contains(col) {
+                out.push((hit, group.cv, if group.site == 0 { group.dv } else { 0 }));
+                left &= !hit;
+                if left == 0 {
+                    return;
+                }
+            }
+        }
+        out.push((left, 0, 0));
+    }
+
+    /// Every effective cell with `dv > since`: the row, the column and its clock.
+    pub(crate) fn cells_since(&self, since: u64, mut found: impl FnMut(u32, u32, CellClock)) {
+        for (i, group) in self.groups.iter().enumerate() {
+            if group.dv <= since {
+                continue;
+            }
+            let later = &self.groups[i + 1..];
+            for col in group.cols.iter() {
+                let mut rows = group.rows;
+                for newer in later {
+                    if newer.rows & rows != 0 && newer.cols.contains(col) {
+                        rows &= !newer.rows;
+                    }
+                }
+                while rows != 0 {
+                    let row = rows.trailing_zeros();
+                    rows &= rows - 1;
+                    found(row, col, group.clock(row, col));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        let mut last_cv = 0;
+        for group in &self.groups {
+            encode_group(group, self.max_dv, last_cv, out);
+            last_cv = group.cv;
+        }
+    }
+
+    pub(crate) fn decode(max_dv: u64, bytes: &[u8]) -> Result<Self, DamagedRecord> {
+        let mut reader = Reader(bytes);
+        let mut groups = Vec::new();
+        let mut last_cv = 0;
+        while !reader.is_empty() {
+            let group = decode_group(&mut reader, max_dv, last_cv)?;
+            last_cv = group.cv;
+            groups.push(group);
+        }
+        Ok(Self { groups, max_dv })
+    }
+}
+
+const FOREIGN_SITE: u8 = 1;
+const ONE_ROW: u8 = 2;
+const ALL_ROWS: u8 = 4;
+const FIRST_VERSION: u8 = 8;
+const SAME_VERSION: u8 = 16;
+const MOVED: u8 = 32;
+const NATURAL_STRIDE: u8 = 64;
+const WIDE: u8 = 128;
+
+fn encode_group(group: &Group, max_dv: u64, last_cv: u64, out: &mut Vec<u8>) {
+    let one = group.rows.is_power_of_two();
+    let natural = group.stride == group.cols.len();
+    let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+    let flags = flag(group.site != 0, FOREIGN_SITE)
+        | flag(one, ONE_ROW)
+        | flag(group.rows == u32::MAX, ALL_ROWS)
+        | flag(group.cv == 1, FIRST_VERSION)
+        | flag(group.cv != 1 && group.cv == last_cv, SAME_VERSION)
+        | flag(group.shown_dv != group.dv, MOVED)
+        | flag(natural && !one, NATURAL_STRIDE)
+        | flag(!group.cols.is_narrow(), WIDE);
+    out.push(flags);
+    if flags & WIDE != 0 {
+        varint::put(group.cols.words().count() as u64, out);
+    }
+    group.cols.words().for_each(|word| varint::put(word, out));
+    if one {
+        out.push(group.rows.trailing_zeros() as u8);
+    } else if group.rows != u32::MAX {
+        out.extend_from_slice(&group.rows.to_le_bytes());
+    }
+    varint::put(max_dv - group.dv, out);
+    if flags & MOVED != 0 {
+        varint::put_signed(group.dv.cast_signed() - group.shown_dv.cast_signed(), out);
+    }
+    if flags & (FIRST_VERSION | SAME_VERSION) == 0 {
+        varint::put_signed(group.cv.wrapping_sub(last_cv).cast_signed(), out);
+    }
+    if flags & FOREIGN_SITE != 0 {
+        varint::put(u64::from(group.site), out);
+    }
+    if !one && !natural {
+        varint::put(u64::from(group.stride), out);
+    }
+    let first = group.rows.trailing_zeros();
+    varint::put_signed(group.anchor + i64::from(group.stride) * i64::from(first), out);
+}
+
+fn decode_group(reader: &mut Reader<'_>, max_dv: u64, last_cv: u64) -> Result<Group, DamagedRecord> {
+    let flags = reader.byte()?;
+    let on = |bit: u8| flags & bit != 0;
+    let cols = decode_cols(reader, on(WIDE))?;
+    let rows = if on(ONE_ROW) {
+        1u32.checked_shl(u32::from(reader.byte()?)).ok_or(DamagedRecord)?
+    } else if on(ALL_ROWS) {
+        u32::MAX
+    } else {
+        u32::from_le_bytes(reader.take(4)?.try_into().expect("four bytes were taken"))
+    };
+    let dv = max_dv.checked_sub(reader.varint()?).ok_or(DamagedRecord)?;
+    let shown_dv = if on(MOVED) { dv.wrapping_sub(reader.signed()?.cast_unsigned()) } else { dv };
+    let cv = if on(FIRST_VERSION) {
+        1
+    } else if on(SAME_VERSION) {
+        last_cv
+    } else {
+        last_cv.wrapping_add(reader.signed()?.cast_unsigned())
+    };
+    let site = if on(FOREIGN_SITE) { reader.small()? } else { 0 };
+    let stride = if on(ONE_ROW) {
+        0
+    } else if on(NATURAL_STRIDE) {
+        cols.len()
+    } else {
+        reader.small()?
+    };
+    if rows == 0 || cols.is_empty() {
+        return Err(DamagedRecord);
+    }
+    let line = i64::from(stride) * i64::from(rows.trailing_zeros());
+    let anchor = reader.signed()?.checked_sub(line).ok_or(DamagedRecord)?;
+    Ok(Group { rows, cols, cv, dv, shown_dv, anchor, stride, site })
+}
+
+fn decode_cols(reader: &mut Reader<'_>, wide: bool) -> Result<ColSet, DamagedRecord> {
+    if !wide {
+        return Ok(ColSet::from_low(reader.varint()?));
+    }
+    let words = reader.varint()?;
+    let mut cols = ColSet::default();
+    // SQLite's own limit is 32,767 columns.
+    if words > 513 {
+        return Err(DamagedRecord);
+    }
+    for i in 0..words as u32 {
+        let word = reader.varint()?;
+        (0..64).filter(|bit| word >> bit & 1 == 1).for_each(|bit| cols.insert(i * 64 + bit));
+    }
+    Ok(cols)
+}

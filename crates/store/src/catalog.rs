@@ -1,0 +1,309 @@
+//! The replicated tables as they are in the schema now: columns, keys, and the ids that clocks use for them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use opor_core::{Cid, Value};
+use rusqlite::Error;
+use rustc_hash::FxHashMap;
+
+use crate::colset::ColSet;
+use crate::sqlite::{Db, quote};
+
+/// A replicated table.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) id: u32,
+    pub(crate) name: Arc<str>,
+    /// WITHOUT ROWID: rows are found by their key, not by a rowid.
+    pub(crate) keyed: bool,
+    /// The rowid is the primary key (`INTEGER PRIMARY KEY`).
+    pub(crate) rowid_is_key: bool,
+    /// A name for the rowid that no column hides; empty when there is none.
+    pub(crate) rowid_name: &'static str,
+    /// The key, in PRIMARY KEY order.
+    pub(crate) key: Vec<KeyColumn>,
+    /// What replicates besides the key, in table order.
+    pub(crate) columns: Vec<Column>,
+    /// The bits of all `columns`, or the sentinel's where there are none.
+    pub(crate) all: ColSet,
+    /// Every column of the table, generated ones included: what the preupdate hook counts.
+    pub(crate) width: i32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyColumn {
+    pub(crate) name: Arc<str>,
+    pub(crate) ordinal: i32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Column {
+    pub(crate) name: Arc<str>,
+    /// Its bit in a [`ColSet`].
+    pub(crate) bit: u32,
+    pub(crate) ordinal: i32,
+    /// What a row created without a value for a NOT NULL column without a default gets.
+    pub(crate) filler: Option<Value>,
+}
+
+impl Table {
+    pub(crate) fn column_by_bit(&self, bit: u32) -> Option<&Column> {
+        self.columns.iter().find(|column| column.bit == bit)
+    }
+
+    pub(crate) fn clock_table(&self) -> String {
+        format!("opor_clock_{}", self.id)
+    }
+
+    /// `"a" = ? AND "b" = ?` over the key.
+    pub(crate) fn key_condition(&self) -> String {
+        let terms: Vec<_> = self.key.iter().map(|column| format!("{} = ?", quote(&column.name))).collect();
+        terms.join(" AND ")
+    }
+
+    pub(crate) fn key_list(&self) -> String {
+        let names: Vec<_> = self.key.iter().map(|column| quote(&column.name)).collect();
+        names.join(", ")
+    }
+}
+
+/// All replicated tables. Cheap to clone; replaced when the schema moves.
+#[derive(Debug, Default)]
+pub(crate) struct Catalog {
+    pub(crate) tables: Vec<Rc<Table>>,
+    by_name: FxHashMap<Box<[u8]>, usize>,
+    by_id: FxHashMap<u32, usize>,
+    /// `PRAGMA schema_version` at which this was read.
+    pub(crate) schema_version: i64,
+    /// Columns that got an id, or lost theirs, and are not yet on record.
+    pub(crate) unsaved: Vec<ColumnChange>,
+    /// Tables on record that the schema no longer has.
+    pub(crate) dropped: Vec<u32>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum ColumnChange {
+    Added { table: u32, bit: u32, name: Arc<str>, renamed: bool },
+    Retired { table: u32, bit: u32 },
+}
+
+impl Catalog {
+    pub(crate) fn table(&self, name: &str) -> Option<&Rc<Table>> {
+        self.table_by_bytes(name.as_bytes()).map(|(_, table)| table)
+    }
+
+    pub(crate) fn table_by_bytes(&self, name: &[u8]) -> Option<(usize, &Rc<Table>)> {
+        self.by_name.get(name).map(|place| (*place, &self.tables[*place]))
+    }
+
+    pub(crate) fn table_by_id(&self, id: u32) -> Option<&Rc<Table>> {
+        self.by_id.get(&id).map(|place| &self.tables[*place])
+    }
+
+    /// A catalog that must be read before it is used.
+    pub(crate) fn unknown() -> Self {
+        Self { schema_version: -1, ..Self::default() }
+    }
+
+    /// Reads the catalog as the current transaction sees it.
+    pub(crate) fn load(db: Db) -> Result<Self, Error> {
+        let schema_version = db.integer("PRAGMA schema_version")?.unwrap_or(0);
+        let mut catalog = Self { schema_version, ..Self::default() };
+        let recorded = recorded_tables(db)?;
+        let mut columns = recorded_columns(db)?;
+        for (id, name) in recorded {
+            let known = columns.remove(&id).unwrap_or_default();
+            match Shape::read(db, &name)? {
+                Some(shape) if !shape.key.is_empty() => {
+                    let table = shape.bind(id, known, &mut catalog.unsaved);
+                    catalog.add(table);
+                }
+                _ => catalog.dropped.push(id),
+            }
+        }
+        Ok(catalog)
+    }
+
+    fn add(&mut self, table: Table) {
+        let place = self.tables.len();
+        self.by_name.insert(table.name.as_bytes().into(), place);
+        self.by_id.insert(table.id, place);
+        self.tables.push(Rc::new(table));
+    }
+}
+
+fn recorded_tables(db: Db) -> Result<Vec<(u32, String)>, Error> {
+    let mut stmt = db.prepare("SELECT id, name FROM opor_table ORDER BY id")?;
+    let mut rows = stmt.start();
+    let mut tables = Vec::new();
+    while rows.step()? {
+        tables.push((rows.integer(0) as u32, rows.text(1)?.to_owned()));
+    }
+    Ok(tables)
+}
+
+/// Per table the live columns on record, and the next free bit.
+type Recorded = FxHashMap<u32, (Vec<(String, u32)>, u32)>;
+
+fn recorded_columns(db: Db) -> Result<Recorded, Error> {
+    let mut stmt = db.prepare("SELECT table_id, bit, name, live FROM opor_column ORDER BY table_id, bit")?;
+    let mut rows = stmt.start();
+    let mut columns = Recorded::default();
+    while rows.step()? {
+        let entry = columns.entry(rows.integer(0) as u32).or_default();
+        let bit = rows.integer(1) as u32;
+        entry.1 = entry.1.max(bit);
+        if rows.integer(3) != 0 {
+            entry.0.push((rows.text(2)?.to_owned(), bit));
+        }
+    }
+    Ok(columns)
+}
+
+/// A table as `PRAGMA table_xinfo` describes it.
+#[derive(Debug)]
+pub(crate) struct Shape {
+    pub(crate) name: String,
+    pub(crate) key: Vec<KeyColumn>,
+    pub(crate) key_nullable: bool,
+    pub(crate) columns: Vec<ShapeColumn>,
+    pub(crate) without_rowid: bool,
+    pub(crate) rowid_is_key: bool,
+    rowid_name: &'static str,
+    width: i32,
+}
+
+#[derive(Debug)]
+pub(crate) struct ShapeColumn {
+    pub(crate) name: String,
+    pub(crate) ordinal: i32,
+    pub(crate) not_null: bool,
+    pub(crate) has_default: bool,
+    filler: Value,
+}
+
+impl Shape {
+    /// `None` when there is no such table in the main database; views and virtual tables are not tables here.
+    pub(crate) fn read(db: Db, table: &str) -> Result<Option<Self>, Error> {
+        let mut stmt = db.prepare(
+            "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name = ? COLLATE NOCASE",
+        )?;
+        let mut rows = stmt.start();
+        rows.bind_text(table)?;
+        if !rows.step()? {
+            return Ok(None);
+        }
+        let name = rows.text(0)?.to_owned();
+        let without_rowid = rows.integer(1) != 0;
+        drop(rows);
+        let mut shape = Self {
+            name,
+            key: Vec::new(),
+            key_nullable: false,
+            columns: Vec::new(),
+            without_rowid,
+            rowid_is_key: false,
+            rowid_name: "",
+            width: 0,
+        };
+        shape.read_columns(db)?;
+        Ok(Some(shape))
+    }
+
+    fn read_columns(&mut self, db: Db) -> Result<(), Error> {
+        let mut stmt = db.prepare(
+            "SELECT cid, name, type, \"notnull\", dflt_value IS NOT NULL, pk, hidden \
+             FROM pragma_table_xinfo(?, 'main') ORDER BY cid",
+        )?;
+        let mut rows = stmt.start();
+        rows.bind_text(&self.name)?;
+        let (mut key, mut names, mut key_type) = (Vec::new(), Vec::new(), String::new());
+        while rows.step()? {
+            self.width += 1;
+            let name = rows.text(1)?.to_owned();
+            names.push(name.to_ascii_lowercase());
+            let ordinal = rows.integer(0) as i32;
+            let (not_null, pk, hidden) = (rows.integer(3) != 0, rows.integer(5), rows.integer(6));
+            if pk > 0 {
+                rows.text(2)?.clone_into(&mut key_type);
+                self.key_nullable |= !not_null && !self.without_rowid;
+                key.push((pk, KeyColumn { name: name.into(), ordinal }));
+            } else if hidden == 0 {
+                let filler = filler(rows.text(2)?);
+                let has_default = rows.integer(4) != 0;
+                self.columns.push(ShapeColumn { name, ordinal, not_null, has_default, filler });
+            }
+        }
+        key.sort_by_key(|(place, _)| *place);
+        self.key = key.into_iter().map(|(_, column)| column).collect();
+        self.rowid_is_key =
+            !self.without_rowid && self.key.len() == 1 && key_type.eq_ignore_ascii_case("INTEGER");
+        let free = |alias: &&str| !names.iter().any(|name| name == alias);
+        self.rowid_name = ["rowid", "_rowid_", "oid"].into_iter().find(free).unwrap_or("");
+        Ok(())
+    }
+
+    /// Gives columns their ids: those on record keep theirs, new ones get the next.
+    fn bind(self, id: u32, recorded: (Vec<(String, u32)>, u32), unsaved: &mut Vec<ColumnChange>) -> Table {
+        let (live, mut last_bit) = recorded;
+        let retired = |(name, _): &&(String, u32)| !self.columns.iter().any(|column| column.name == *name);
+        let gone: Vec<u32> = live.iter().filter(retired).map(|(_, bit)| *bit).collect();
+        let renamed = !gone.is_empty();
+        unsaved.extend(gone.into_iter().map(|bit| ColumnChange::Retired { table: id, bit }));
+        let mut all = ColSet::default();
+        let mut columns = Vec::with_capacity(self.columns.len());
+        for column in self.columns {
+            let known = live.iter().find(|(name, _)| *name == column.name).map(|(_, bit)| *bit);
+            let name: Arc<str> = column.name.into();
+            let bit = known.unwrap_or_else(|| {
+                last_bit += 1;
+                unsaved.push(ColumnChange::Added { table: id, bit: last_bit, name: name.clone(), renamed });
+                last_bit
+            });
+            all.insert(bit);
+            let filler = (column.not_null && !column.has_default).then_some(column.filler);
+            columns.push(Column { name, bit, ordinal: column.ordinal, filler });
+        }
+        if columns.is_empty() {
+            all = ColSet::sentinel();
+        }
+        Table {
+            id,
+            name: self.name.into(),
+            keyed: self.without_rowid,
+            rowid_is_key: self.rowid_is_key,
+            rowid_name: self.rowid_name,
+            key: self.key,
+            columns,
+            all,
+            width: self.width,
+        }
+    }
+
+    /// Whether a column bears the name that sentinels travel under.
+    pub(crate) fn has_sentinel_name(&self) -> bool {
+        self.columns.iter().any(|column| column.name == Cid::SENTINEL)
+    }
+
+    pub(crate) fn has_rowid_name(&self) -> bool {
+        !self.rowid_name.is_empty()
+    }
+}
+
+/// The neutral value of a declared type, by SQLite's affinity rules.
+fn filler(declared: &str) -> Value {
+    let declared = declared.to_ascii_uppercase();
+    let has = |part: &str| declared.contains(part);
+    if has("INT") {
+        Value::Integer(0)
+    } else if has("CHAR") || has("CLOB") || has("TEXT") {
+        Value::Text(String::new())
+    } else if has("BLOB") || declared.is_empty() {
+        Value::Blob(Vec::new())
+    } else if has("REAL") || has("FLOA") || has("DOUB") {
+        Value::Real(0.0)
+    } else {
+        Value::Integer(0)
+    }
+}

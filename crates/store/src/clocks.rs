@@ -1,0 +1,489 @@
+//! What is known of every row: blocks and tombstones, in three layers.
+//!
+//! *Staged* is what the open transaction has written; *mirrored* is what committed transactions wrote to the tail
+//! and has not been folded; below is what the clock tables hold. The upper layer hides the lower.
+
+use std::rc::Rc;
+
+use rusqlite::Error;
+use rustc_hash::FxHashMap;
+
+use crate::block::{BLOCK_SHIFT, Block};
+use crate::catalog::Table;
+use crate::sqlite::{Db, Stmt, failure};
+use crate::varint::{self, DamagedRecord, Reader};
+
+/// Where a block is: the table's id and the block's number.
+pub(crate) type BlockId = (u32, i64);
+/// A row that is gone: the table's id and its packed key.
+pub(crate) type TombId = (u32, Box<[u8]>);
+
+/// What remains of a deleted row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tomb {
+    pub(crate) cl: u64,
+    pub(crate) dv: u64,
+    pub(crate) seq: u64,
+    pub(crate) site: u32,
+}
+
+/// A block with, in a keyed table, the packed key of its only row.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Record {
+    pub(crate) block: Block,
+    pub(crate) key: Option<Box<[u8]>>,
+}
+
+/// One layer of changes over the clock tables.
+#[derive(Debug, Default)]
+pub(crate) struct Layer {
+    /// A record without groups says the block is gone.
+    pub(crate) blocks: FxHashMap<BlockId, Record>,
+    /// `None` says the tombstone is gone.
+    pub(crate) tombs: FxHashMap<TombId, Option<Tomb>>,
+}
+
+impl Layer {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.blocks.is_empty() && self.tombs.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.blocks.len() + self.tombs.len()
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.blocks = FxHashMap::default();
+        self.tombs = FxHashMap::default();
+    }
+
+    fn append(&mut self, upper: &mut Self) {
+        self.blocks.extend(upper.blocks.drain());
+        self.tombs.extend(upper.tombs.drain());
+    }
+
+    /// As one record of the tail; `dv` is the version it is filed under.
+    pub(crate) fn encode(&self, dv: u64, out: &mut Vec<u8>) {
+        varint::put(self.blocks.len() as u64, out);
+        let mut groups = Vec::new();
+        for ((table, number), record) in &self.blocks {
+            varint::put(u64::from(*table), out);
+            varint::put_signed(*number, out);
+            varint::put(dv.saturating_sub(record.block.max_dv), out);
+            varint::put_bytes(record.key.as_deref().unwrap_or_default(), out);
+            groups.clear();
+            record.block.encode(&mut groups);
+            varint::put_bytes(&groups, out);
+        }
+        for ((table, key), tomb) in &self.tombs {
+            varint::put(u64::from(*table), out);
+            varint::put_bytes(key, out);
+            match tomb {
+                None => varint::put(0, out),
+                Some(tomb) => {
+                    varint::put(tomb.cl, out);
+                    varint::put(dv.saturating_sub(tomb.dv), out);
+                    varint::put(tomb.seq, out);
+                    varint::put(u64::from(tomb.site), out);
+                }
+            }
+        }
+    }
+
+    /// Lays a record of the tail over this layer.
+    pub(crate) fn decode(&mut self, dv: u64, bytes: &[u8]) -> Result<(), DamagedRecord> {
+        let mut reader = Reader(bytes);
+        for _ in 0..reader.varint()? {
+            let id = (reader.small()?, reader.signed()?);
+            let max_dv = dv.checked_sub(reader.varint()?).ok_or(DamagedRecord)?;
+            let key = reader.bytes()?;
+            let block = Block::decode(max_dv, reader.bytes()?)?;
+            let key = (!key.is_empty()).then(|| key.into());
+            self.blocks.insert(id, Record { block, key });
+        }
+        while !reader.is_empty() {
+            let id = (reader.small()?, reader.bytes()?.into());
+            let cl = reader.varint()?;
+            let tomb = if cl == 0 {
+                None
+            } else {
+                let dv = dv.checked_sub(reader.varint()?).ok_or(DamagedRecord)?;
+                Some(Tomb { cl, dv, seq: reader.varint()?, site: reader.small()? })
+            };
+            self.tombs.insert(id, tomb);
+        }
+        Ok(())
+    }
+}
+
+/// The statements on one clock table.
+#[derive(Debug)]
+struct ClockSql {
+    get: Stmt,
+    put: Stmt,
+    delete: Stmt,
+    /// No block at or above this number is in the clock table.
+    end: i64,
+}
+
+impl ClockSql {
+    fn exists(&mut self, block: i64) -> Result<bool, Error> {
+        let mut row = self.get.start();
+        row.bind_integer(block)?;
+        row.step()
+    }
+}
+
+/// All three layers.
+#[derive(Debug)]
+pub(crate) struct Clocks {
+    db: Db,
+    pub(crate) staged: Layer,
+    pub(crate) mirror: Layer,
+    sql: FxHashMap<u32, ClockSql>,
+    tomb_sql: Option<TombSql>,
+    /// Mixed into hashes of keys, so that nobody outside can make keys collide.
+    pub(crate) hash_seed: u64,
+    /// Tables that have had a tombstone since the file was last read; others need no look-up.
+    tombs_possible: FxHashMap<u32, bool>,
+}
+
+#[derive(Debug)]
+struct TombSql {
+    get: Stmt,
+    put: Stmt,
+    delete: Stmt,
+    any: Stmt,
+}
+
+pub(crate) const fn block_of(row: i64) -> (i64, u32) {
+    (row >> BLOCK_SHIFT, (row & ((1 << BLOCK_SHIFT) - 1)) as u32)
+}
+
+impl Clocks {
+    pub(crate) fn new(db: Db) -> Self {
+        Self {
+            db,
+            staged: Layer::default(),
+            mirror: Layer::default(),
+            sql: FxHashMap::default(),
+            tomb_sql: None,
+            hash_seed: 0,
+            tombs_possible: FxHashMap::default(),
+        }
+    }
+
+    /// Lets go of every statement, before the connection closes or a clock table is dropped.
+    pub(crate) fn finalize(&mut self) {
+        self.sql.clear();
+        self.tomb_sql = None;
+        self.tombs_possible.clear();
+    }
+
+    /// Forgets what was derived from the file, because another connection may have changed it.
+    pub(crate) fn forget_file(&mut self) {
+        self.mirror.clear();
+        self.tombs_possible.clear();
+        self.sql.values_mut().for_each(|sql| sql.end = i64::MAX);
+    }
+
+    /// Makes what was staged the committed state.
+    pub(crate) fn publish(&mut self) {
+        let Self { staged, mirror, .. } = self;
+        mirror.append(staged);
+    }
+
+    fn clock_sql(&mut self, table: u32) -> Result<&mut ClockSql, Error> {
+        let db = self.db;
+        match self.sql.entry(table) {
+            std::collections::hash_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                let name = format!("opor_clock_{table}");
+                Ok(entry.insert(ClockSql {
+                    get: db.prepare(&format!("SELECT max_db_version, groups, key FROM {name} WHERE block = ?"))?,
+                    put: db.prepare(&format!(
+                        "INSERT OR REPLACE INTO {name}(block, max_db_version, groups, key) VALUES (?, ?, ?, ?)"
+                    ))?,
+                    delete: db.prepare(&format!("DELETE FROM {name} WHERE block = ?"))?,
+                    end: i64::MAX,
+                }))
+            }
+        }
+    }
+
+    fn read_block(&mut self, id: BlockId) -> Result<Option<Record>, Error> {
+        let sql = self.clock_sql(id.0)?;
+        if id.1 >= sql.end {
+            return Ok(None);
+        }
+        let mut row = sql.get.start();
+        row.bind_integer(id.1)?;
+        if !row.step()? {
+            return Ok(None);
+        }
+        let block = Block::decode(row.integer(0).cast_unsigned(), row.blob(1)).map_err(damaged)?;
+        let key = row.blob(2);
+        Ok(Some(Record { block, key: (!key.is_empty()).then(|| key.into()) }))
+    }
+
+    /// Learns where the clock table ends, so that a bulk insert need not look for blocks that cannot exist.
+    pub(crate) fn learn_end(&mut self, table: u32) -> Result<(), Error> {
+        if self.clock_sql(table)?.end == i64::MAX {
+            let max = self.db.prepare(&format!("SELECT max(block), count(*) > 0 FROM (SELECT block FROM opor_clock_{table} ORDER BY block DESC LIMIT 1)"));
+            let mut max = max?;
+            let mut row = max.start();
+            let end =
+                if row.step()? && row.integer(1) != 0 { row.integer(0).saturating_add(1) } else { i64::MIN };
+            drop(row);
+            self.clock_sql(table)?.end = end;
+        }
+        Ok(())
+    }
+
+    /// A block, to be read.
+    pub(crate) fn peek(&mut self, id: BlockId) -> Result<Option<Record>, Error> {
+        if let Some(record) = self.staged.blocks.get(&id).or_else(|| self.mirror.blocks.get(&id)) {
+            return Ok((!record.block.groups.is_empty()).then(|| record.clone()));
+        }
+        self.read_block(id)
+    }
+
+    /// A block, to be changed in the open transaction.
+    pub(crate) fn stage(&mut self, id: BlockId) -> Result<&mut Record, Error> {
+        if !self.staged.blocks.contains_key(&id) {
+            let record = match self.mirror.blocks.get(&id) {
+                Some(record) => record.clone(),
+                None => self.read_block(id)?.unwrap_or_default(),
+            };
+            self.staged.blocks.insert(id, record);
+        }
+        Ok(self.staged.blocks.get_mut(&id).expect("it was there or has just been inserted"))
+    }
+
+    /// Where a row of a keyed table is, or would be: its block number, and whether it is there.
+    pub(crate) fn keyed_place(&mut self, table: u32, key: &[u8]) -> Result<(i64, bool), Error> {
+        let mut place = hash_key(self.hash_seed, table, key);
+        loop {
+            let id = (table, place);
+            let layered = self.staged.blocks.get(&id).or_else(|| self.mirror.blocks.get(&id));
+            let found = match layered {
+                Some(record) => record.key.clone(),
+                None => self.read_block(id)?.and_then(|record| record.key),
+            };
+            match found {
+                None => return Ok((place, false)),
+                Some(found) if *found == *key => return Ok((place, true)),
+                Some(_) => place += 1,
+            }
+        }
+    }
+
+    /// Where a tombstone would be if no key gave way to another.
+    pub(crate) fn tomb_home(&self, table: u32, key: &[u8]) -> i64 {
+        hash_key(self.hash_seed, table, key)
+    }
+
+    fn tomb_sql(&mut self) -> Result<&mut TombSql, Error> {
+        if self.tomb_sql.is_none() {
+            let db = self.db;
+            self.tomb_sql = Some(TombSql {
+                get: db.prepare("SELECT max_db_version, body FROM opor_tombstone WHERE id = ?")?,
+                put: db.prepare(
+                    "INSERT OR REPLACE INTO opor_tombstone(id, max_db_version, body) VALUES (?, ?, ?)",
+                )?,
+                delete: db.prepare("DELETE FROM opor_tombstone WHERE id = ?")?,
+                any: db.prepare("SELECT 1 FROM opor_tombstone LIMIT 1")?,
+            });
+        }
+        Ok(self.tomb_sql.as_mut().expect("it has just been set"))
+    }
+
+    /// Whether a key of this table may have a tombstone; `false` is certain.
+    pub(crate) fn tombs_possible(&mut self, table: u32) -> Result<bool, Error> {
+        if let Some(known) = self.tombs_possible.get(&table) {
+            return Ok(*known);
+        }
+        let mirrored = self.mirror.tombs.keys().chain(self.staged.tombs.keys()).any(|id| id.0 == table);
+        let possible = mirrored || self.tomb_sql()?.any.start().step()?;
+        self.tombs_possible.insert(table, possible);
+        Ok(possible)
+    }
+
+    /// The tombstone of a key.
+    pub(crate) fn tomb(&mut self, table: u32, key: &[u8]) -> Result<Option<Tomb>, Error> {
+        if !self.tombs_possible(table)? {
+            return Ok(None);
+        }
+        let id = (table, Box::from(key));
+        if let Some(tomb) = self.staged.tombs.get(&id).or_else(|| self.mirror.tombs.get(&id)) {
+            return Ok(*tomb);
+        }
+        Ok(self.tomb_place(table, key)?.1)
+    }
+
+    /// Where a tombstone is in its table, or would be.
+    fn tomb_place(&mut self, table: u32, key: &[u8]) -> Result<(i64, Option<Tomb>), Error> {
+        let mut place = hash_key(self.hash_seed, table, key);
+        loop {
+            let mut row = self.tomb_sql()?.get.start();
+            row.bind_integer(place)?;
+            if !row.step()? {
+                return Ok((place, None));
+            }
+            let dv = row.integer(0).cast_unsigned();
+            let (found_table, tomb, found_key) = decode_tomb(dv, row.blob(1)).map_err(damaged)?;
+            if found_table == table && found_key == key {
+                return Ok((place, Some(tomb)));
+            }
+            place += 1;
+        }
+    }
+
+    /// Sets or removes a tombstone in the open transaction.
+    pub(crate) fn set_tomb(&mut self, table: u32, key: &[u8], tomb: Option<Tomb>) {
+        if tomb.is_some() {
+            self.tombs_possible.insert(table, true);
+        }
+        self.staged.tombs.insert((table, key.into()), tomb);
+    }
+
+    /// Writes the mirror and what is staged into the clock tables; the tail is then empty.
+    pub(crate) fn fold(&mut self) -> Result<(), Error> {
+        let mut layer = std::mem::take(&mut self.mirror);
+        layer.append(&mut self.staged);
+        let result = self.write_layer(&layer);
+        // The transaction may still fail and be retried, so what was written stays in hand until it is over.
+        self.staged = layer;
+        result
+    }
+
+    fn write_layer(&mut self, layer: &Layer) -> Result<(), Error> {
+        let mut ids: Vec<BlockId> = layer.blocks.keys().copied().collect();
+        ids.sort_unstable();
+        let mut groups = Vec::new();
+        for id in ids {
+            let record = &layer.blocks[&id];
+            let sql = self.clock_sql(id.0)?;
+            // A keyed row that another gave way to keeps its place, or that other could not be found.
+            if record.block.groups.is_empty() && (record.key.is_none() || !sql.exists(id.1 + 1)?) {
+                sql.delete.run(&[id.1])?;
+                continue;
+            }
+            groups.clear();
+            record.block.encode(&mut groups);
+            let mut put = sql.put.start();
+            put.bind_integer(id.1)?;
+            put.bind_integer(record.block.max_dv.cast_signed())?;
+            put.bind_blob(&groups)?;
+            match &record.key {
+                Some(key) => put.bind_blob(key)?,
+                None => put.bind(opor_core::ValueRef::Null)?,
+            }
+            put.step()?;
+            drop(put);
+            if sql.end != i64::MAX {
+                sql.end = sql.end.max(id.1.saturating_add(1));
+            }
+        }
+        self.write_tombs(layer)
+    }
+
+    fn write_tombs(&mut self, layer: &Layer) -> Result<(), Error> {
+        let seed = self.hash_seed;
+        let mut tombs: Vec<_> =
+            layer.tombs.iter().map(|(id, tomb)| (hash_key(seed, id.0, &id.1), id, tomb)).collect();
+        tombs.sort_unstable_by_key(|(hash, ..)| *hash);
+        let mut body = Vec::new();
+        for (_, (table, key), tomb) in tombs {
+            let (place, found) = self.tomb_place(*table, key)?;
+            match tomb {
+                Some(tomb) => {
+                    body.clear();
+                    encode_tomb(*table, tomb, key, &mut body);
+                    let mut put = self.tomb_sql()?.put.start();
+                    put.bind_integer(place)?;
+                    put.bind_integer(tomb.dv.cast_signed())?;
+                    put.bind_blob(&body)?;
+                    put.step()?;
+                }
+                None if found.is_some() => self.remove_tomb(place)?,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a tombstone and moves up the ones that had to give way to it.
+    fn remove_tomb(&mut self, place: i64) -> Result<(), Error> {
+        self.tomb_sql()?.delete.run(&[place])?;
+        let mut next = place + 1;
+        loop {
+            let mut row = self.tomb_sql()?.get.start();
+            row.bind_integer(next)?;
+            if !row.step()? {
+                return Ok(());
+            }
+            let dv = row.integer(0);
+            let body = row.blob(1).to_vec();
+            drop(row);
+            self.tomb_sql()?.delete.run(&[next])?;
+            let (table, _, key) = decode_tomb(dv.cast_unsigned(), &body).map_err(damaged)?;
+            let (home, _) = self.tomb_place(table, key)?;
+            let mut put = self.tomb_sql()?.put.start();
+            put.bind_integer(home)?;
+            put.bind_integer(dv)?;
+            put.bind_blob(&body)?;
+            put.step()?;
+            drop(put);
+            next += 1;
+        }
+    }
+
+    /// The block and bit of a row of a table.
+    pub(crate) fn place_of(
+        &mut self,
+        table: &Rc<Table>,
+        rowid: i64,
+        key: &[u8],
+    ) -> Result<(BlockId, u32), Error> {
+        if table.keyed {
+            return Ok(((table.id, self.keyed_place(table.id, key)?.0), 0));
+        }
+        let (block, bit) = block_of(rowid);
+        Ok(((table.id, block), bit))
+    }
+}
+
+pub(crate) fn damaged(error: DamagedRecord) -> Error {
+    failure(error.to_string())
+}
+
+pub(crate) fn encode_tomb(table: u32, tomb: &Tomb, key: &[u8], out: &mut Vec<u8>) {
+    varint::put(u64::from(table), out);
+    varint::put(tomb.cl, out);
+    varint::put(tomb.seq, out);
+    varint::put(u64::from(tomb.site), out);
+    out.extend_from_slice(key);
+}
+
+pub(crate) fn decode_tomb(dv: u64, body: &[u8]) -> Result<(u32, Tomb, &[u8]), DamagedRecord> {
+    let mut reader = Reader(body);
+    let table = reader.small()?;
+    let tomb = Tomb { cl: reader.varint()?, seq: reader.varint()?, site: reader.small()?, dv };
+    Ok((table, tomb, reader.0))
+}
+
+/// 56 bits, never negative: SQLite then stores the rowid in at most 8 bytes, and probing cannot overflow.
+fn hash_key(seed: u64, table: u32, key: &[u8]) -> i64 {
+    fn mix(a: u64, b: u64) -> u64 {
+        let product = u128::from(a) * u128::from(b);
+        product as u64 ^ (product >> 64) as u64
+    }
+    let mut hash = mix(seed ^ 0x9e37_79b9_7f4a_7c15, u64::from(table) ^ 0xd6e8_feb8_6659_fd93);
+    for chunk in key.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        hash = mix(hash ^ u64::from_le_bytes(word), 0xa076_1d64_78bd_642f ^ seed);
+    }
+    (mix(hash ^ key.len() as u64, 0xe703_7ed1_a0b4_28db) >> 8).cast_signed()
+}

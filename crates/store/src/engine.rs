@@ -1,0 +1,527 @@
+//! The engine of one connection: what the hooks, the SQL functions and the typed API share.
+//!
+//! An engine is touched by one thread at a time, the one that uses its connection. SQLite calls back into it in the
+//! middle of statements, so every borrow here is short, and none is held while SQL of the user runs.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use opor_core::{ClockDrift, EqualValues, Hlc, HybridClock, SiteId};
+use rusqlite::Error;
+use rustc_hash::FxHashMap;
+
+use crate::catalog::{Catalog, ColumnChange, Table};
+use crate::clocks::Clocks;
+use crate::colset::ColSet;
+use crate::meta::{self, Meta};
+use crate::notes::{MergeOp, Note, Notes};
+use crate::options::{ClockPolicy, WallClock};
+use crate::replay::{Numbering, Replay, seqs_of};
+use crate::sqlite::{Db, Stmt, failure};
+
+/// The most commits in the tail: reading it at open stays well under a millisecond.
+const TAIL_COMMITS_MAX: usize = 256;
+/// The most bytes in the tail.
+const TAIL_BYTES_MAX: usize = 1 << 20;
+/// A commit that touches more blocks than this goes to the clock tables at once.
+const TAIL_BLOCKS_MAX: usize = 64;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) db: Db,
+    pub(crate) wall: WallClock,
+    pub(crate) site: Cell<SiteId>,
+    pub(crate) catalog: RefCell<Rc<Catalog>>,
+    pub(crate) notes: RefCell<Notes>,
+    pub(crate) clocks: RefCell<Clocks>,
+    pub(crate) meta: RefCell<Meta>,
+    pub(crate) hybrid: RefCell<HybridClock>,
+    pub(crate) sites: RefCell<Sites>,
+    sql: RefCell<Option<EngineSql>>,
+    /// The numbering of the open transaction, once something has been replayed.
+    numbering: Cell<Option<Numbering>>,
+    /// The stamp of the open transaction, which outlives a second replay.
+    stamp: Cell<Option<u64>>,
+    /// Set once a key of the open transaction has died: a later insert may bring it back, so its key is noted.
+    pub(crate) keys_matter: Cell<bool>,
+    /// Above zero, writes are the engine's own or a merge's and are not noted.
+    pub(crate) capture_off: Cell<u32>,
+    /// Set by `crsql_internal_sync_bit(1)`.
+    pub(crate) sync_bit: Cell<bool>,
+    /// Whether SQLite will call back when the open transaction commits.
+    pub(crate) enlisted: Cell<bool>,
+    /// Whether the mirror was written to the clock tables in the open transaction.
+    folded: Cell<bool>,
+    /// Set when what is in memory may not match the file.
+    stale: Cell<bool>,
+    data_version: Cell<u32>,
+    /// The first fault of a hook, which has no way to say so: it fails the commit.
+    pub(crate) fault: RefCell<Option<String>>,
+    /// Merge winners of the open transaction.
+    pub(crate) rows_impacted: Cell<i64>,
+    /// What `crsql_next_db_version` promised in the open transaction.
+    pub(crate) pending: Cell<u64>,
+    tail: Cell<Tail>,
+    /// Set when the open transaction changed what memory cannot follow, so that it is read again after the commit.
+    reread: Cell<bool>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Tail {
+    commits: usize,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct EngineSql {
+    enlist: Stmt,
+    schema_version: Stmt,
+    tail_put: Stmt,
+}
+
+/// Sites and their ordinals, the local one being 0.
+#[derive(Debug, Default)]
+pub(crate) struct Sites {
+    by_ordinal: FxHashMap<u32, SiteId>,
+    ordinals: FxHashMap<SiteId, u32>,
+}
+
+impl Engine {
+    pub(crate) fn new(db: Db, wall: WallClock, drift_max_ms: u64) -> Self {
+        Self {
+            db,
+            wall,
+            site: Cell::new(SiteId::from([0; 16])),
+            catalog: RefCell::default(),
+            notes: RefCell::default(),
+            clocks: RefCell::new(Clocks::new(db)),
+            meta: RefCell::default(),
+            hybrid: RefCell::new(HybridClock::new(drift_max_ms)),
+            sites: RefCell::default(),
+            sql: RefCell::new(None),
+            numbering: Cell::new(None),
+            stamp: Cell::new(None),
+            keys_matter: Cell::new(false),
+            capture_off: Cell::new(0),
+            sync_bit: Cell::new(false),
+            enlisted: Cell::new(false),
+            folded: Cell::new(false),
+            stale: Cell::new(true),
+            data_version: Cell::new(0),
+            fault: RefCell::new(None),
+            rows_impacted: Cell::new(0),
+            pending: Cell::new(0),
+            tail: Cell::default(),
+            reread: Cell::new(false),
+        }
+    }
+
+    /// Prepares what the hot paths hold; the internal tables exist by now.
+    pub(crate) fn start(&self) -> Result<(), Error> {
+        let db = self.db;
+        *self.sql.borrow_mut() = Some(EngineSql {
+            enlist: db.prepare("DELETE FROM opor_commit_hook")?,
+            schema_version: db.prepare("PRAGMA schema_version")?,
+            tail_put: db.prepare("INSERT OR REPLACE INTO opor_tail(db_version, body) VALUES (?, ?)")?,
+        });
+        self.refresh()
+    }
+
+    /// Lets go of every statement, before the connection closes.
+    pub(crate) fn stop(&self) {
+        *self.sql.borrow_mut() = None;
+        self.clocks.borrow_mut().finalize();
+    }
+
+    /// Runs without capture: the writes inside are the engine's own.
+    pub(crate) fn uncaptured<T>(&self, run: impl FnOnce() -> T) -> T {
+        self.capture_off.set(self.capture_off.get() + 1);
+        let result = run();
+        self.capture_off.set(self.capture_off.get() - 1);
+        result
+    }
+
+    pub(crate) fn captures(&self) -> bool {
+        self.capture_off.get() == 0 && !self.sync_bit.get()
+    }
+
+    pub(crate) fn table(&self, name: &str) -> Option<Rc<Table>> {
+        self.catalog.borrow().table(name).cloned()
+    }
+
+    pub(crate) fn policy(&self) -> ClockPolicy {
+        self.meta.borrow().policy
+    }
+
+    pub(crate) fn equal_values(&self) -> EqualValues {
+        if self.meta.borrow().merge_equal_values { EqualValues::LargerSite } else { EqualValues::KeepLocal }
+    }
+
+    /// Makes what is in memory match the file, as the open transaction sees it.
+    pub(crate) fn refresh(&self) -> Result<(), Error> {
+        let seen = self.db.data_version();
+        if self.stale.get() || seen != self.data_version.get() {
+            self.reload()?;
+            self.data_version.set(seen);
+            self.stale.set(false);
+        }
+        self.refresh_catalog()
+    }
+
+    fn refresh_catalog(&self) -> Result<(), Error> {
+        let version = {
+            let mut sql = self.sql.borrow_mut();
+            let Some(sql) = sql.as_mut() else { return Ok(()) };
+            let mut row = sql.schema_version.start();
+            row.step()?;
+            row.integer(0)
+        };
+        if self.catalog.borrow().schema_version != version {
+            self.load_catalog()?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn load_catalog(&self) -> Result<(), Error> {
+        let catalog = self.uncaptured(|| Catalog::load(self.db))?;
+        *self.catalog.borrow_mut() = Rc::new(catalog);
+        Ok(())
+    }
+
+    /// Reads the tail and the counters again. Another connection's fold or commit shows here.
+    fn reload(&self) -> Result<(), Error> {
+        let meta = Meta::load(self.db)?;
+        let mut clocks = self.clocks.borrow_mut();
+        clocks.forget_file();
+        clocks.hash_seed = meta.hash_seed;
+        let mut tail = Tail::default();
+        let mut db_version = meta.db_version;
+        let mut stmt = self.db.prepare("SELECT db_version, body FROM opor_tail ORDER BY db_version")?;
+        let mut rows = stmt.start();
+        while rows.step()? {
+            let dv = rows.integer(0).cast_unsigned();
+            let body = rows.blob(1);
+            clocks.mirror.decode(dv, body).map_err(crate::clocks::damaged)?;
+            db_version = db_version.max(dv);
+            tail = Tail { commits: tail.commits + 1, bytes: tail.bytes + body.len() };
+        }
+        drop(rows);
+        let stamps = clocks.mirror.blocks.values().flat_map(|record| &record.block.groups);
+        let stamp = stamps.filter(|group| !group.cols.contains(ColSet::SENTINEL)).map(|group| group.cv).max();
+        self.hybrid.borrow_mut().restore(Hlc::from_version(stamp.unwrap_or(0).max(meta.hlc).into()));
+        self.tail.set(tail);
+        *self.meta.borrow_mut() = Meta { db_version, ..meta };
+        *self.sites.borrow_mut() = Sites::default();
+        Ok(())
+    }
+
+    /// Has SQLite call back at COMMIT, and learns what other connections did. Called at the first write of a
+    /// transaction, with the write lock held.
+    pub(crate) fn enlist(&self) -> Result<(), Error> {
+        if self.enlisted.get() {
+            return Ok(());
+        }
+        self.uncaptured(|| {
+            let mut sql = self.sql.borrow_mut();
+            let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
+            sql.enlist.run(&[])
+        })?;
+        self.enlisted.set(true);
+        self.refresh()
+    }
+
+    /// The numbering of the open transaction.
+    fn begin_numbering(&self) -> Numbering {
+        if let Some(numbering) = self.numbering.get() {
+            return numbering;
+        }
+        let stamp = match self.policy() {
+            ClockPolicy::Lamport => None,
+            ClockPolicy::Hlc => Some(self.stamp.get().unwrap_or_else(|| {
+                let stamp = self.hybrid.borrow_mut().tick(self.wall.now()).version().0;
+                self.stamp.set(Some(stamp));
+                stamp
+            })),
+        };
+        let dv = (self.meta.borrow().db_version + 1).max(self.pending.get());
+        Numbering { dv, seq: 0, stamp }
+    }
+
+    /// Turns the notes taken so far into staged clocks.
+    pub(crate) fn replay(&self) -> Result<(), Error> {
+        if self.stale.get() {
+            self.refresh()?;
+        }
+        let mut notes = self.notes.borrow_mut();
+        if notes.replayed == notes.log.len() {
+            return Ok(());
+        }
+        let mut numbering = self.begin_numbering();
+        let catalog = self.catalog.borrow().clone();
+        let mut clocks = self.clocks.borrow_mut();
+        let mut replay = Replay { catalog: &catalog, clocks: &mut clocks, numbering: &mut numbering };
+        for note in &notes.log[notes.replayed..] {
+            replay.note(&notes, note)?;
+        }
+        notes.replayed = notes.log.len();
+        self.numbering.set(Some(numbering));
+        Ok(())
+    }
+
+    /// The version a merge made now takes, before it looks at the incoming one.
+    pub(crate) fn merge_version(&self) -> u64 {
+        self.begin_numbering().dv
+    }
+
+    /// Records what a merge did to the clocks of a row, in step with the notes.
+    pub(crate) fn merge(&self, op: MergeOp) -> Result<(), Error> {
+        self.notes.borrow_mut().log.push(Note::Merge(Box::new(op)));
+        self.replay()
+    }
+
+    /// As [`merge`](Self::merge), for an apply that owns its transaction: nothing can roll it back in part, so
+    /// nothing is kept to replay it.
+    pub(crate) fn merge_directly(&self, op: &MergeOp) -> Result<(), Error> {
+        let mut numbering = self.begin_numbering();
+        let catalog = self.catalog.borrow().clone();
+        let mut clocks = self.clocks.borrow_mut();
+        Replay { catalog: &catalog, clocks: &mut clocks, numbering: &mut numbering }.merge(op)?;
+        self.numbering.set(Some(numbering));
+        Ok(())
+    }
+
+    /// What `crsql_next_db_version` answers.
+    pub(crate) fn promise_version(&self, at_least: u64) -> Result<u64, Error> {
+        self.replay()?;
+        let current = self.numbering.get().map_or(0, |numbering| numbering.dv);
+        let next = (self.meta.borrow().db_version + 1).max(current).max(self.pending.get()).max(at_least);
+        self.pending.set(next);
+        if let Some(numbering) = self.numbering.get() {
+            self.notes.borrow_mut().log.push(Note::AtLeast(next));
+            self.numbering.set(Some(Numbering { dv: next, ..numbering }));
+        }
+        Ok(next)
+    }
+
+    pub(crate) fn next_seq(&self, take: bool) -> i64 {
+        let numbering = self.begin_numbering();
+        if take {
+            self.notes.borrow_mut().log.push(Note::SkipSeqs(1));
+        }
+        numbering.seq.cast_signed()
+    }
+
+    /// Moves the hybrid clock past a stamp from a peer; where versions are counted there is nothing to do.
+    pub(crate) fn observe(&self, stamp: u64) -> Result<(), ClockDrift> {
+        match self.policy() {
+            ClockPolicy::Lamport => Ok(()),
+            ClockPolicy::Hlc => {
+                self.hybrid.borrow_mut().observe(Hlc::from_version(stamp.into()), self.wall.now())
+            }
+        }
+    }
+
+    /// `xSync`: writes the clocks inside the transaction that commits. May run twice, when COMMIT was busy.
+    pub(crate) fn before_commit(&self) -> Result<(), Error> {
+        if let Some(fault) = self.fault.borrow().clone() {
+            return Err(failure(fault));
+        }
+        let rowid = self.db.last_insert_rowid();
+        let result = self.uncaptured(|| {
+            self.refresh_catalog()?;
+            self.save_columns()?;
+            self.replay()?;
+            self.write_clocks()
+        });
+        self.db.set_last_insert_rowid(rowid);
+        result
+    }
+
+    fn write_clocks(&self) -> Result<(), Error> {
+        let Some(numbering) = self.numbering.get() else { return Ok(()) };
+        let mut clocks = self.clocks.borrow_mut();
+        if clocks.staged.is_empty() {
+            return Ok(());
+        }
+        let tail = self.tail.get();
+        let small = clocks.staged.len() <= TAIL_BLOCKS_MAX
+            && tail.commits < TAIL_COMMITS_MAX
+            && tail.bytes < TAIL_BYTES_MAX
+            && !self.folded.get();
+        if small {
+            let mut body = Vec::with_capacity(128);
+            clocks.staged.encode(numbering.dv, &mut body);
+            let mut sql = self.sql.borrow_mut();
+            let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
+            let mut put = sql.tail_put.start();
+            put.bind_integer(numbering.dv.cast_signed())?;
+            put.bind_blob(&body)?;
+            put.step()?;
+            self.tail.set(Tail { commits: tail.commits + 1, bytes: tail.bytes + body.len() });
+            return Ok(());
+        }
+        self.folded.set(true);
+        clocks.fold()?;
+        self.db.exec("DELETE FROM opor_tail")?;
+        let hlc = self.hybrid.borrow().last().version().0;
+        meta::save_fold(self.db, numbering.dv, hlc)?;
+        self.tail.set(Tail::default());
+        Ok(())
+    }
+
+    /// Writes all that is known into the clock tables, in the open write transaction.
+    pub(crate) fn fold_now(&self) -> Result<(), Error> {
+        self.replay()?;
+        let dv = self.numbering.get().map_or_else(|| self.db_version(), |numbering| numbering.dv);
+        let mut clocks = self.clocks.borrow_mut();
+        let wrote = !clocks.staged.is_empty();
+        self.folded.set(true);
+        clocks.fold()?;
+        clocks.staged.clear();
+        drop(clocks);
+        self.db.exec("DELETE FROM opor_tail")?;
+        let hlc = self.hybrid.borrow().last().version().0;
+        meta::save_fold(self.db, if wrote { dv } else { self.db_version() }, hlc)?;
+        self.tail.set(Tail::default());
+        self.reread.set(true);
+        Ok(())
+    }
+
+    fn forget_catalog(&self) {
+        *self.catalog.borrow_mut() = Rc::new(Catalog::unknown());
+    }
+
+    /// After a rollback of schema changes within a transaction that goes on.
+    pub(crate) fn forget_schema(&self) {
+        self.clocks.borrow_mut().finalize();
+        if self.load_catalog().is_err() {
+            self.forget_catalog();
+        }
+    }
+
+    /// Puts columns that appeared or went on record.
+    pub(crate) fn save_columns(&self) -> Result<(), Error> {
+        let catalog = self.catalog.borrow().clone();
+        if catalog.unsaved.is_empty() && catalog.dropped.is_empty() {
+            return Ok(());
+        }
+        for change in &catalog.unsaved {
+            self.save_column(&catalog, change)?;
+        }
+        for table in &catalog.dropped {
+            meta::forget_table(self.db, *table)?;
+        }
+        let saved = Catalog::load(self.db)?;
+        *self.catalog.borrow_mut() = Rc::new(saved);
+        Ok(())
+    }
+
+    fn save_column(&self, catalog: &Catalog, change: &ColumnChange) -> Result<(), Error> {
+        match change {
+            ColumnChange::Retired { table, bit } => meta::retire_column(self.db, *table, *bit),
+            ColumnChange::Added { table, bit, name, renamed } => {
+                meta::add_column(self.db, *table, *bit, name)?;
+                match catalog.table_by_id(*table) {
+                    Some(table) if *renamed => self.backfill_column(table, *bit),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// `xCommit`: what was staged is the truth now.
+    pub(crate) fn after_commit(&self) {
+        let mut clocks = self.clocks.borrow_mut();
+        if let (Some(numbering), false) = (self.numbering.get(), clocks.staged.is_empty()) {
+            let mut meta = self.meta.borrow_mut();
+            meta.db_version = meta.db_version.max(numbering.dv);
+        }
+        if self.folded.get() || self.reread.get() {
+            clocks.staged.clear();
+            self.stale.set(self.stale.get() || self.reread.replace(false));
+        } else {
+            clocks.publish();
+        }
+        drop(clocks);
+        self.end_transaction();
+    }
+
+    /// `xRollback`: nothing happened.
+    pub(crate) fn after_rollback(&self) {
+        self.clocks.borrow_mut().staged.clear();
+        // What was read within the transaction, the schema included, may have been its own.
+        self.stale.set(true);
+        self.reread.set(false);
+        self.forget_catalog();
+        self.end_transaction();
+    }
+
+    fn end_transaction(&self) {
+        self.notes.borrow_mut().clear();
+        self.numbering.set(None);
+        self.stamp.set(None);
+        self.enlisted.set(false);
+        self.keys_matter.set(false);
+        self.folded.set(false);
+        self.rows_impacted.set(0);
+        self.pending.set(0);
+        *self.fault.borrow_mut() = None;
+    }
+
+    pub(crate) fn savepoint(&self, level: i32) {
+        self.notes.borrow_mut().mark(level);
+    }
+
+    pub(crate) fn release(&self, level: i32) {
+        self.notes.borrow_mut().release(level);
+    }
+
+    pub(crate) fn rollback_to(&self, level: i32) {
+        let catalog = self.catalog.borrow().clone();
+        let undone = self.notes.borrow_mut().rollback_to(level, |note| seqs_of(&catalog, note));
+        if undone {
+            self.clocks.borrow_mut().staged.clear();
+            self.numbering.set(None);
+            if self.folded.replace(false) {
+                self.stale.set(true);
+            }
+        }
+    }
+
+    /// The ordinal of a site, which is recorded when it is new.
+    pub(crate) fn ordinal(&self, site: SiteId) -> Result<u32, Error> {
+        if site == self.site.get() {
+            return Ok(0);
+        }
+        if let Some(ordinal) = self.sites.borrow().ordinals.get(&site) {
+            return Ok(*ordinal);
+        }
+        let ordinal = self.uncaptured(|| meta::ordinal(self.db, site))?;
+        self.sites.borrow_mut().ordinals.insert(site, ordinal);
+        Ok(ordinal)
+    }
+
+    /// The site of an ordinal.
+    pub(crate) fn site_of(&self, ordinal: u32) -> Result<SiteId, Error> {
+        if ordinal == 0 {
+            return Ok(self.site.get());
+        }
+        if let Some(site) = self.sites.borrow().by_ordinal.get(&ordinal) {
+            return Ok(*site);
+        }
+        let site = meta::site_of(self.db, ordinal)?;
+        self.sites.borrow_mut().by_ordinal.insert(ordinal, site);
+        Ok(site)
+    }
+
+    /// Whether REPLACE deletes as a DELETE does; asked rarely.
+    pub(crate) fn recursive_triggers(&self) -> bool {
+        matches!(self.db.integer("PRAGMA recursive_triggers"), Ok(Some(1)))
+    }
+
+    /// The last committed version.
+    pub(crate) fn db_version(&self) -> u64 {
+        self.meta.borrow().db_version
+    }
+}

@@ -1,0 +1,320 @@
+//! The store's own tables: their definitions, and the only text of most of their queries.
+
+use opor_core::SiteId;
+use rusqlite::Error;
+
+use crate::catalog::{Catalog, Table};
+use crate::clocks::{damaged, decode_tomb};
+use crate::cursor::{Cursor, CursorError};
+use crate::options::ClockPolicy;
+use crate::sqlite::{Db, failure};
+
+/// The layout this code writes. A file with a larger number is refused.
+pub(crate) const FORMAT: i64 = 1;
+
+const TABLES: &str = "
+CREATE TABLE IF NOT EXISTS crsql_site_id(site_id BLOB NOT NULL, ordinal INTEGER PRIMARY KEY);
+CREATE UNIQUE INDEX IF NOT EXISTS crsql_site_id_site_id ON crsql_site_id(site_id);
+CREATE TABLE IF NOT EXISTS crsql_master(\"key\" TEXT PRIMARY KEY, \"value\" ANY);
+CREATE TABLE IF NOT EXISTS crsql_tracked_peers(
+    site_id BLOB NOT NULL, version INTEGER NOT NULL, seq INTEGER DEFAULT 0, tag INTEGER, event INTEGER,
+    PRIMARY KEY(site_id, tag, event)) STRICT;
+CREATE TABLE opor_meta(
+    id INTEGER PRIMARY KEY CHECK(id = 1), format INTEGER NOT NULL, policy INTEGER NOT NULL,
+    db_version INTEGER NOT NULL, hlc INTEGER NOT NULL, epoch INTEGER NOT NULL, hash_seed INTEGER NOT NULL,
+    merge_equal_values INTEGER NOT NULL);
+CREATE TABLE opor_table(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE opor_column(
+    table_id INTEGER NOT NULL, bit INTEGER NOT NULL, name TEXT NOT NULL, live INTEGER NOT NULL,
+    PRIMARY KEY(table_id, bit)) WITHOUT ROWID;
+CREATE TABLE opor_tail(db_version INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE opor_tombstone(id INTEGER PRIMARY KEY, max_db_version INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE INDEX opor_tombstone_version ON opor_tombstone(max_db_version);
+CREATE TABLE opor_cursor(
+    peer BLOB PRIMARY KEY NOT NULL, pulled TEXT, acknowledged INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+";
+
+/// The only row of `opor_meta`, with `db_version` brought up to the tail's.
+#[derive(Clone, Debug)]
+pub(crate) struct Meta {
+    pub(crate) policy: ClockPolicy,
+    pub(crate) db_version: u64,
+    pub(crate) hlc: u64,
+    pub(crate) epoch: u64,
+    pub(crate) hash_seed: u64,
+    pub(crate) merge_equal_values: bool,
+}
+
+impl Default for Meta {
+    fn default() -> Self {
+        Self {
+            policy: ClockPolicy::Lamport,
+            db_version: 0,
+            hlc: 0,
+            epoch: 0,
+            hash_seed: 0,
+            merge_equal_values: false,
+        }
+    }
+}
+
+impl Meta {
+    pub(crate) fn load(db: Db) -> Result<Self, Error> {
+        let mut stmt = db.prepare(
+            "SELECT policy, db_version, hlc, epoch, hash_seed, merge_equal_values FROM opor_meta WHERE id = 1",
+        )?;
+        let mut row = stmt.start();
+        if !row.step()? {
+            return Err(failure("opor_meta is empty"));
+        }
+        Ok(Self {
+            policy: if row.integer(0) == 1 { ClockPolicy::Hlc } else { ClockPolicy::Lamport },
+            db_version: row.integer(1).cast_unsigned(),
+            hlc: row.integer(2).cast_unsigned(),
+            epoch: row.integer(3).cast_unsigned(),
+            hash_seed: row.integer(4).cast_unsigned(),
+            merge_equal_values: row.integer(5) != 0,
+        })
+    }
+}
+
+/// The format of the file; 0 when it has none of the store's tables yet.
+pub(crate) fn format(db: Db) -> Result<i64, Error> {
+    let exists =
+        db.integer("SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = 'opor_meta'")?;
+    match exists {
+        None => Ok(0),
+        Some(_) => Ok(db.integer("SELECT format FROM opor_meta WHERE id = 1")?.unwrap_or(0)),
+    }
+}
+
+/// Makes the store's tables, in the open transaction.
+pub(crate) fn create(db: Db, policy: ClockPolicy, site: Option<SiteId>) -> Result<(), Error> {
+    db.exec(TABLES)?;
+    let mut insert = db.prepare(
+        "INSERT INTO opor_meta(id, format, policy, db_version, hlc, epoch, hash_seed, merge_equal_values) \
+         VALUES (1, ?, ?, 0, 0, abs(random() % 4503599627370496), random(), ?)",
+    )?;
+    let hlc = i64::from(policy == ClockPolicy::Hlc);
+    insert.run(&[FORMAT, hlc, hlc])?;
+    db.exec("INSERT OR IGNORE INTO crsql_master VALUES ('crsqlite_version', 160300)")?;
+    match site {
+        Some(site) => {
+            let mut insert =
+                db.prepare("INSERT OR REPLACE INTO crsql_site_id(site_id, ordinal) VALUES (?, 0)")?;
+            let mut run = insert.start();
+            run.bind_blob(site.as_bytes())?;
+            run.step()?;
+        }
+        None => {
+            // A random UUID of version 4, as cr-sqlite makes it; an id already there is kept.
+            db.exec(
+                "INSERT OR IGNORE INTO crsql_site_id(site_id, ordinal) SELECT unhex( \
+                    hex(randomblob(6)) || '4' || substr(hex(randomblob(2)), 2) || \
+                    substr('89AB', 1 + abs(random() % 4), 1) || substr(hex(randomblob(8)), 2)), 0",
+            )?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn own_site(db: Db) -> Result<SiteId, Error> {
+    site_of(db, 0)
+}
+
+pub(crate) fn site_of(db: Db, ordinal: u32) -> Result<SiteId, Error> {
+    let mut stmt = db.prepare("SELECT site_id FROM crsql_site_id WHERE ordinal = ?")?;
+    let mut row = stmt.start();
+    row.bind_integer(i64::from(ordinal))?;
+    if !row.step()? {
+        return Err(failure(format!("crsql_site_id has no site with ordinal {ordinal}")));
+    }
+    SiteId::new(row.blob(0)).map_err(|error| failure(error.to_string()))
+}
+
+/// The ordinal of a site; it gets the next when it is new.
+pub(crate) fn ordinal(db: Db, site: SiteId) -> Result<u32, Error> {
+    let mut find = db.prepare("SELECT ordinal FROM crsql_site_id WHERE site_id = ?")?;
+    let mut row = find.start();
+    row.bind_blob(site.as_bytes())?;
+    if row.step()? {
+        return Ok(row.integer(0) as u32);
+    }
+    let mut insert = db.prepare(
+        "INSERT INTO crsql_site_id(site_id, ordinal) SELECT ?, max(ordinal) + 1 FROM crsql_site_id RETURNING ordinal",
+    )?;
+    let mut row = insert.start();
+    row.bind_blob(site.as_bytes())?;
+    row.step()?;
+    let ordinal = row.integer(0) as u32;
+    while row.step()? {}
+    Ok(ordinal)
+}
+
+pub(crate) fn save_fold(db: Db, db_version: u64, hlc: u64) -> Result<(), Error> {
+    let mut update = db.prepare("UPDATE opor_meta SET db_version = ?, hlc = max(hlc, ?) WHERE id = 1")?;
+    update.run(&[db_version.cast_signed(), hlc.cast_signed()])
+}
+
+pub(crate) fn save_merge_equal_values(db: Db, on: bool) -> Result<(), Error> {
+    db.prepare("UPDATE opor_meta SET merge_equal_values = ? WHERE id = 1")?.run(&[i64::from(on)])
+}
+
+/// Records a table and makes its clock table.
+pub(crate) fn add_table(db: Db, name: &str) -> Result<u32, Error> {
+    let mut insert = db.prepare("INSERT INTO opor_table(name) VALUES (?) RETURNING id")?;
+    let mut row = insert.start();
+    row.bind_text(name)?;
+    row.step()?;
+    let id = row.integer(0) as u32;
+    while row.step()? {}
+    drop(row);
+    db.exec(&format!(
+        "DROP TABLE IF EXISTS opor_clock_{id}; \
+         CREATE TABLE opor_clock_{id}(block INTEGER PRIMARY KEY, max_db_version INTEGER NOT NULL, \
+             groups BLOB NOT NULL, key BLOB); \
+         CREATE INDEX opor_clock_{id}_version ON opor_clock_{id}(max_db_version)"
+    ))?;
+    Ok(id)
+}
+
+/// Forgets a table that is gone; its clock table stays, empty, until the file is next opened.
+pub(crate) fn forget_table(db: Db, id: u32) -> Result<(), Error> {
+    db.prepare("DELETE FROM opor_table WHERE id = ?")?.run(&[i64::from(id)])?;
+    db.prepare("DELETE FROM opor_column WHERE table_id = ?")?.run(&[i64::from(id)])?;
+    db.exec(&format!("DELETE FROM opor_clock_{id}"))
+}
+
+/// A clock table in the genuine cr-sqlite's layout, if there is one.
+pub(crate) fn genuine_clock_table(db: Db) -> Result<Option<String>, Error> {
+    let mut stmt = db.prepare(
+        "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND name LIKE '%\\_\\_crsql\\_clock' ESCAPE '\\'",
+    )?;
+    let mut row = stmt.start();
+    Ok(if row.step()? { Some(row.text(0)?.to_owned()) } else { None })
+}
+
+/// Whether [`drop_orphans`] has something to do.
+pub(crate) fn has_orphans(db: Db) -> Result<bool, Error> {
+    let sql = "SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name GLOB 'opor_clock_[0-9]*' \
+               AND CAST(substr(name, 12) AS INTEGER) NOT IN (SELECT id FROM opor_table)";
+    Ok(db.integer(sql)?.is_some())
+}
+
+/// Drops the clock tables of tables that are gone.
+pub(crate) fn drop_orphans(db: Db) -> Result<(), Error> {
+    let mut names = Vec::new();
+    {
+        let mut stmt = db.prepare(
+            "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND name GLOB 'opor_clock_[0-9]*' \
+             AND CAST(substr(name, 12) AS INTEGER) NOT IN (SELECT id FROM opor_table)",
+        )?;
+        let mut rows = stmt.start();
+        while rows.step()? {
+            names.push(rows.text(0)?.to_owned());
+        }
+    }
+    names.iter().try_for_each(|name| db.exec(&format!("DROP TABLE {name}")))
+}
+
+pub(crate) fn add_column(db: Db, table: u32, bit: u32, name: &str) -> Result<(), Error> {
+    let mut insert =
+        db.prepare("INSERT OR REPLACE INTO opor_column(table_id, bit, name, live) VALUES (?, ?, ?, 1)")?;
+    let mut run = insert.start();
+    run.bind_integer(i64::from(table))?;
+    run.bind_integer(i64::from(bit))?;
+    run.bind_text(name)?;
+    run.step()?;
+    Ok(())
+}
+
+pub(crate) fn retire_column(db: Db, table: u32, bit: u32) -> Result<(), Error> {
+    let mut update = db.prepare("UPDATE opor_column SET live = 0 WHERE table_id = ? AND bit = ?")?;
+    update.run(&[i64::from(table), i64::from(bit)])
+}
+
+/// Removes a table from the record with everything known of it.
+pub(crate) fn remove_table(db: Db, table: &Table) -> Result<(), Error> {
+    forget_table(db, table.id)?;
+    db.exec(&format!("DROP TABLE {}", table.clock_table()))
+}
+
+/// How far this replica has pulled from a peer.
+pub(crate) fn pulled(db: Db, peer: SiteId) -> Result<Option<Cursor>, Error> {
+    let mut stmt = db.prepare("SELECT pulled FROM opor_cursor WHERE peer = ? AND pulled IS NOT NULL")?;
+    let mut row = stmt.start();
+    row.bind_blob(peer.as_bytes())?;
+    if !row.step()? {
+        return Ok(None);
+    }
+    row.text(0)?.parse().map(Some).map_err(|error: CursorError| failure(error.to_string()))
+}
+
+pub(crate) fn save_pulled(db: Db, peer: SiteId, cursor: &Cursor) -> Result<(), Error> {
+    let mut stmt = db.prepare(
+        "INSERT INTO opor_cursor(peer, pulled) VALUES (?, ?) ON CONFLICT(peer) DO UPDATE SET pulled = excluded.pulled",
+    )?;
+    let mut run = stmt.start();
+    run.bind_blob(peer.as_bytes())?;
+    run.bind_text(&cursor.to_string())?;
+    run.step()?;
+    Ok(())
+}
+
+/// How much of this replica's log a peer has acknowledged.
+pub(crate) fn acknowledged(db: Db, peer: SiteId) -> Result<u64, Error> {
+    let mut stmt = db.prepare("SELECT acknowledged FROM opor_cursor WHERE peer = ?")?;
+    let mut row = stmt.start();
+    row.bind_blob(peer.as_bytes())?;
+    Ok(if row.step()? { row.integer(0).cast_unsigned() } else { 0 })
+}
+
+pub(crate) fn save_acknowledged(db: Db, peer: SiteId, version: u64) -> Result<(), Error> {
+    let mut stmt = db.prepare(
+        "INSERT INTO opor_cursor(peer, acknowledged) VALUES (?, ?) \
+         ON CONFLICT(peer) DO UPDATE SET acknowledged = max(acknowledged, excluded.acknowledged)",
+    )?;
+    let mut run = stmt.start();
+    run.bind_blob(peer.as_bytes())?;
+    run.bind_integer(version.cast_signed())?;
+    run.step()?;
+    Ok(())
+}
+
+/// The peers on record.
+pub(crate) fn peers(db: Db) -> Result<Vec<SiteId>, Error> {
+    let mut stmt = db.prepare("SELECT peer FROM opor_cursor ORDER BY peer")?;
+    let mut rows = stmt.start();
+    let mut peers = Vec::new();
+    while rows.step()? {
+        peers.push(SiteId::new(rows.blob(0)).map_err(|error| failure(error.to_string()))?);
+    }
+    Ok(peers)
+}
+
+/// Removes the tombstones of a table.
+pub(crate) fn remove_tombs(db: Db, table: u32) -> Result<(), Error> {
+    let mut doomed = Vec::new();
+    {
+        let mut stmt = db.prepare("SELECT id, max_db_version, body FROM opor_tombstone")?;
+        let mut rows = stmt.start();
+        while rows.step()? {
+            let decoded = decode_tomb(rows.integer(1).cast_unsigned(), rows.blob(2)).map_err(damaged)?;
+            if decoded.0 == table {
+                doomed.push(rows.integer(0));
+            }
+        }
+    }
+    let mut delete = db.prepare("DELETE FROM opor_tombstone WHERE id = ?")?;
+    doomed.into_iter().try_for_each(|id| delete.run(&[id]))
+}
+
+/// Starts the count of versions over, under a new epoch: cursors of peers into the old one are refused.
+pub(crate) fn restart_versions(db: Db) -> Result<(), Error> {
+    db.exec("UPDATE opor_meta SET db_version = 0, epoch = abs(random() % 4503599627370496) WHERE id = 1")
+}
+
+/// Whether nothing replicates.
+pub(crate) fn is_unused(catalog: &Catalog) -> bool {
+    catalog.tables.is_empty()
+}

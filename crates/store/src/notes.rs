@@ -1,0 +1,198 @@
+//! What the open transaction has written, in order, as the hook saw it.
+//!
+//! Notes are cheap to take and say nothing of clocks; [`replay`](crate::replay) turns them into clocks at COMMIT, or
+//! earlier when somebody asks. A `ROLLBACK TO` cuts the list back, and what had been replayed is replayed again.
+
+use std::rc::Rc;
+
+use crate::block::CellClock;
+use crate::clocks::Tomb;
+use crate::colset::ColSet;
+
+/// A packed key in [`Notes::keys`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    start: u32,
+    end: u32,
+}
+
+/// One thing that happened to a replicated table.
+#[derive(Clone, Debug)]
+pub(crate) enum Note {
+    /// Rows with neighbouring rowids were inserted, and no key of theirs can have a tombstone.
+    Inserts { table: u32, first: i64, count: u32 },
+    /// A row was inserted.
+    Insert { table: u32, row: i64, key: Span },
+    /// Columns of rows with neighbouring rowids changed, each row in a change of its own.
+    Updates { table: u32, first: i64, count: u32, cols: ColSet, key: Span },
+    /// A row was deleted; `statement` tells statements apart.
+    Delete { table: u32, row: i64, key: Span, statement: i64 },
+    /// A live row was written over by REPLACE.
+    Replace { table: u32, old: i64, row: i64, key: Span },
+    /// The key of a row changed, possibly onto that of a live row that REPLACE removed.
+    Move { table: u32, old: i64, old_key: Span, row: i64, key: Span, replaced: Option<i64>, cols: ColSet },
+    /// A row got another rowid, and kept its key.
+    Relocate { table: u32, old: i64, row: i64, cols: ColSet },
+    /// A table that had rows began to replicate: the rows, in the order in which they are numbered.
+    Backfill { table: u32, rows: Rc<BackfillRows> },
+    /// A column that was renamed, for these rows.
+    BackfillColumn { table: u32, bit: u32, rows: Rc<BackfillRows> },
+    /// Places in the commit that rolled back notes had used up.
+    SkipSeqs(u64),
+    /// What a merge did to a row.
+    Merge(Box<MergeOp>),
+    /// The commit takes at least this version.
+    AtLeast(u64),
+}
+
+/// What a merge did to the clocks of a row; the row itself is written already.
+#[derive(Clone, Debug)]
+pub(crate) enum MergeOp {
+    /// Cells took these clocks.
+    Cells { table: u32, row: i64, key: Box<[u8]>, cells: Vec<(ColSet, CellClock)> },
+    /// The row exists again: its cells start over, and the sentinel takes this clock.
+    Create { table: u32, row: i64, key: Box<[u8]>, sentinel: CellClock },
+    /// The row is gone.
+    Delete { table: u32, row: Option<i64>, key: Box<[u8]>, tomb: Tomb },
+}
+
+/// Rows that had values before they had clocks.
+#[derive(Debug)]
+pub(crate) enum BackfillRows {
+    /// Blocks with the rows in them.
+    Blocks(Vec<(i64, u32)>),
+    /// The packed keys of a keyed table.
+    Keys(Vec<Box<[u8]>>),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    level: i32,
+    len: usize,
+    keys: usize,
+    replayed: usize,
+}
+
+/// The notes of the open transaction.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    pub(crate) log: Vec<Note>,
+    keys: Vec<u8>,
+    marks: Vec<Mark>,
+    /// How many notes have been turned into staged clocks.
+    pub(crate) replayed: usize,
+}
+
+impl Notes {
+    pub(crate) fn key(&self, span: Span) -> &[u8] {
+        &self.keys[span.start as usize..span.end as usize]
+    }
+
+    /// Keeps a key that `pack` appends to the buffer.
+    ///
+    /// # Errors
+    /// What `pack` says, or that one transaction wrote more than 4 GiB of keys.
+    pub(crate) fn keep_key<E: From<KeysFull>>(
+        &mut self,
+        pack: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Span, E> {
+        let start = self.keys.len();
+        pack(&mut self.keys)?;
+        match (u32::try_from(start), u32::try_from(self.keys.len())) {
+            (Ok(start), Ok(end)) => Ok(Span { start, end }),
+            _ => Err(KeysFull.into()),
+        }
+    }
+
+    pub(crate) fn push_insert(&mut self, table: u32, row: i64) {
+        if let Some(Note::Inserts { table: last, first, count }) = self.open_note()
+            && *last == table
+            && *count < u32::MAX
+            && first.checked_add(i64::from(*count)) == Some(row)
+        {
+            *count += 1;
+            return;
+        }
+        self.log.push(Note::Inserts { table, first: row, count: 1 });
+    }
+
+    pub(crate) fn push_update(&mut self, table: u32, row: i64, cols: ColSet) {
+        if let Some(Note::Updates { table: last, first, count, cols: same, .. }) = self.open_note()
+            && *last == table
+            && *count < u32::MAX
+            && first.checked_add(i64::from(*count)) == Some(row)
+            && *same == cols
+        {
+            *count += 1;
+            return;
+        }
+        self.log.push(Note::Updates { table, first: row, count: 1, cols, key: Span::default() });
+    }
+
+    /// The last note, when it may still grow: not when it has been replayed or a savepoint stands behind it.
+    fn open_note(&mut self) -> Option<&mut Note> {
+        let floor = self.marks.last().map_or(0, |mark| mark.len).max(self.replayed);
+        if self.log.len() > floor { self.log.last_mut() } else { None }
+    }
+
+    /// Takes back the delete of `key` that REPLACE made earlier in this statement, and tells the row it was in.
+    pub(crate) fn take_replaced(&mut self, table: u32, key: Span, statement: i64) -> Option<i64> {
+        let floor = self.replayed;
+        let deletes = self.log[floor..].iter().enumerate().rev().map_while(|(i, note)| match note {
+            Note::Delete { table: of, row, key, statement: by } if *of == table && *by == statement => {
+                Some((i + floor, *row, *key))
+            }
+            _ => None,
+        });
+        let (place, row, _) = deletes.into_iter().find(|(_, _, old)| self.key(*old) == self.key(key))?;
+        self.log.remove(place);
+        // A statement journal may have marked the list after the delete.
+        self.marks.iter_mut().filter(|mark| mark.len > place).for_each(|mark| mark.len -= 1);
+        Some(row)
+    }
+
+    /// A savepoint of this depth begins.
+    pub(crate) fn mark(&mut self, level: i32) {
+        self.marks.retain(|mark| mark.level < level);
+        self.marks.push(Mark { level, len: self.log.len(), keys: self.keys.len(), replayed: self.replayed });
+    }
+
+    /// Savepoints of this depth and deeper end.
+    pub(crate) fn release(&mut self, level: i32) {
+        self.marks.retain(|mark| mark.level < level);
+    }
+
+    /// Back to the savepoint of this depth, which stays. `true` when replayed notes were undone.
+    pub(crate) fn rollback_to(&mut self, level: i32, seqs: impl Fn(&Note) -> u64) -> bool {
+        // A savepoint older than the first note has no mark: nothing had been written then.
+        let mark = self.marks.iter().rfind(|mark| mark.level == level).copied().unwrap_or(Mark {
+            level,
+            len: 0,
+            keys: 0,
+            replayed: 0,
+        });
+        self.marks.retain(|other| other.level <= level);
+        let skipped: u64 = self.log[mark.len..].iter().map(seqs).sum();
+        self.log.truncate(mark.len);
+        self.keys.truncate(mark.keys);
+        if skipped > 0 {
+            self.log.push(Note::SkipSeqs(skipped));
+            if let Some(own) = self.marks.iter_mut().rfind(|other| other.level == level) {
+                own.len = self.log.len();
+            }
+        }
+        let undone = self.replayed > mark.replayed;
+        if undone {
+            self.replayed = 0;
+        }
+        undone
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// One transaction wrote more than 4 GiB of keys.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeysFull;

@@ -1,0 +1,506 @@
+//! Reading what changed: the walk over blocks and tombstones by version, and the rows behind them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use opor_core::{CausalLength, Cell, Changeset, Clock, ColVersion, DbVersion, PackedKey, RowChange, Value};
+use rusqlite::Error;
+use rustc_hash::FxHashMap;
+
+use crate::block::{BLOCK_SHIFT, Block, CellClock};
+use crate::catalog::{Catalog, Table};
+use crate::clocks::{BlockId, Record, Tomb, damaged, decode_tomb};
+use crate::colset::ColSet;
+use crate::cursor::{Cursor, Position};
+use crate::engine::Engine;
+use crate::replicate::read_key;
+use crate::sqlite::{Run, Stmt, quote};
+
+/// The number under which the walk files tombstones, after every table.
+const TOMBS: u32 = u32::MAX;
+
+/// Why changes could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The cursor is of another epoch: history it relies on has been cut. Start over, or take a snapshot.
+    #[error("cursor {cursor} is behind the horizon: the history it continues is gone")]
+    BehindHorizon {
+        /// The cursor.
+        cursor: Cursor,
+    },
+    /// SQLite failed, or the file is damaged.
+    #[error("changes could not be read")]
+    Sqlite(#[from] Error),
+}
+
+/// A piece of a pull.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The changes.
+    pub changeset: Changeset,
+    /// Where the next piece starts, once these are applied.
+    pub cursor: Cursor,
+    /// Whether this piece was the last: everything committed when it was read is held.
+    pub done: bool,
+}
+
+/// One stop of the walk.
+#[derive(Debug)]
+enum Stop {
+    Block(BlockId, Record),
+    Tomb(Box<[u8]>, u32, Tomb),
+}
+
+impl Engine {
+    /// The next piece after `cursor`, within a read transaction.
+    pub(crate) fn batch(&self, cursor: &Cursor, changes_max: usize) -> Result<Batch, ReadError> {
+        self.refresh()?;
+        self.replay()?;
+        let epoch = self.meta.borrow().epoch;
+        if cursor.epoch.is_some_and(|of| of != epoch) || cursor.base.0 > self.db_version() {
+            return Err(ReadError::BehindHorizon { cursor: *cursor });
+        }
+        let catalog = self.catalog.borrow().clone();
+        let base = cursor.base.0;
+        let done = Cursor { base: DbVersion(self.db_version()), epoch: Some(epoch), position: None };
+        if base == self.db_version() && self.clocks.borrow().staged.is_empty() {
+            return Ok(Batch { changeset: Changeset::new(), cursor: done, done: true });
+        }
+        let mut rows = RowReader::new(self, base);
+        let mut position = cursor.position;
+        loop {
+            // Stops hold a row or more each, so this many are enough, unless all their rows turn out unchanged.
+            let room = changes_max.saturating_sub(rows.changes).clamp(1, 4096);
+            let stops = self.stops(&catalog, base, position, room)?;
+            let last = stops.len() < room;
+            for (at, stop) in stops {
+                if rows.changes >= changes_max {
+                    let cursor = Cursor { base: cursor.base, epoch: Some(epoch), position };
+                    return Ok(Batch { changeset: rows.changeset, cursor, done: false });
+                }
+                rows.read(&catalog, stop)?;
+                position = Some(at);
+            }
+            if last {
+                return Ok(Batch { changeset: rows.changeset, cursor: done, done: true });
+            }
+        }
+    }
+
+    /// The next `count` stops of the walk after `from`, oldest first.
+    fn stops(
+        &self,
+        catalog: &Catalog,
+        base: u64,
+        from: Option<Position>,
+        count: usize,
+    ) -> Result<Vec<(Position, Stop)>, Error> {
+        let mut stops = Vec::new();
+        for table in &catalog.tables {
+            self.stored_blocks(table, base, from, count, &mut stops)?;
+        }
+        self.stored_tombs(base, from, count, &mut stops)?;
+        self.layered_stops(base, from, &mut stops);
+        stops.sort_unstable_by_key(|(at, _)| *at);
+        stops.truncate(count);
+        Ok(stops)
+    }
+
+    fn stored_blocks(
+        &self,
+        table: &Table,
+        base: u64,
+        from: Option<Position>,
+        count: usize,
+        stops: &mut Vec<(Position, Stop)>,
+    ) -> Result<(), Error> {
+        let (dv, place) = resume(table.id, base, from);
+        let mut stmt = self.db.prepare(&format!(
+            "SELECT max_db_version, block, groups, key FROM {} \
+             WHERE (max_db_version, block) > (?, ?) ORDER BY max_db_version, block LIMIT ?",
+            table.clock_table(),
+        ))?;
+        let mut rows = stmt.start();
+        rows.bind_integer(dv)?;
+        rows.bind_integer(place)?;
+        rows.bind_integer(count as i64 + self.clocks.borrow().mirror.len() as i64)?;
+        let clocks = self.clocks.borrow();
+        while rows.step()? {
+            let id = (table.id, rows.integer(1));
+            if clocks.staged.blocks.contains_key(&id) || clocks.mirror.blocks.contains_key(&id) {
+                continue;
+            }
+            let max_dv = rows.integer(0).cast_unsigned();
+            let block = Block::decode(max_dv, rows.blob(2)).map_err(damaged)?;
+            let key = rows.blob(3);
+            let record = Record { block, key: (!key.is_empty()).then(|| key.into()) };
+            let at = Position { dv: max_dv, table: table.id, place: id.1 };
+            stops.push((at, Stop::Block(id, record)));
+        }
+        Ok(())
+    }
+
+    fn stored_tombs(
+        &self,
+        base: u64,
+        from: Option<Position>,
+        count: usize,
+        stops: &mut Vec<(Position, Stop)>,
+    ) -> Result<(), Error> {
+        let (dv, place) = resume(TOMBS, base, from);
+        let mut stmt = self.db.prepare(
+            "SELECT max_db_version, id, body FROM opor_tombstone \
+             WHERE (max_db_version, id) > (?, ?) ORDER BY max_db_version, id LIMIT ?",
+        )?;
+        let mut rows = stmt.start();
+        rows.bind_integer(dv)?;
+        rows.bind_integer(place)?;
+        rows.bind_integer(count as i64 + self.clocks.borrow().mirror.len() as i64)?;
+        let clocks = self.clocks.borrow();
+        while rows.step()? {
+            let dv = rows.integer(0).cast_unsigned();
+            let (table, tomb, key) = decode_tomb(dv, rows.blob(2)).map_err(damaged)?;
+            let id = (table, Box::from(key));
+            if clocks.staged.tombs.contains_key(&id) || clocks.mirror.tombs.contains_key(&id) {
+                continue;
+            }
+            let at = Position { dv, table: TOMBS, place: rows.integer(1) };
+            stops.push((at, Stop::Tomb(id.1, table, tomb)));
+        }
+        Ok(())
+    }
+
+    fn layered_stops(&self, base: u64, from: Option<Position>, stops: &mut Vec<(Position, Stop)>) {
+        let clocks = self.clocks.borrow();
+        let wanted = |at: &Position| at.dv > base && from.is_none_or(|from| *at > from);
+        let lower = clocks.mirror.blocks.iter().filter(|(id, _)| !clocks.staged.blocks.contains_key(id));
+        for (id, record) in clocks.staged.blocks.iter().chain(lower) {
+            let at = Position { dv: record.block.max_dv, table: id.0, place: id.1 };
+            if !record.block.groups.is_empty() && wanted(&at) {
+                stops.push((at, Stop::Block(*id, record.clone())));
+            }
+        }
+        let lower = clocks.mirror.tombs.iter().filter(|(id, _)| !clocks.staged.tombs.contains_key(id));
+        for (id, tomb) in clocks.staged.tombs.iter().chain(lower) {
+            let Some(tomb) = tomb else { continue };
+            let at = Position { dv: tomb.dv, table: TOMBS, place: clocks.tomb_home(id.0, &id.1) };
+            if wanted(&at) {
+                stops.push((at, Stop::Tomb(id.1.clone(), id.0, *tomb)));
+            }
+        }
+    }
+
+    /// Every clock after `since`: what `crsql_changes` lists.
+    pub(crate) fn entries(&self, since: u64, table: Option<&str>) -> Result<Vec<Entry>, Error> {
+        self.refresh()?;
+        self.replay()?;
+        let catalog = self.catalog.borrow().clone();
+        let mut entries = Vec::new();
+        let wanted = |id: u32| match (table, catalog.table_by_id(id)) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(name), Some(table)) => *name == *table.name,
+        };
+        for (_, stop) in self.stops(&catalog, since, None, usize::MAX >> 2)? {
+            match stop {
+                Stop::Block(id, record) if wanted(id.0) => {
+                    let record = Rc::new(record);
+                    record.block.cells_since(since, |row, bit, clock| {
+                        let cl = record.block.cl(row);
+                        let what = Of::Cell { number: id.1, row, bit, record: record.clone() };
+                        entries.push(Entry { table: id.0, clock, cl, what });
+                    });
+                }
+                Stop::Tomb(key, id, tomb) if wanted(id) => {
+                    let Tomb { cl, dv, seq, site } = tomb;
+                    let clock = CellClock { cv: cl, dv, shown_dv: dv, seq, site };
+                    entries.push(Entry { table: id, clock, cl, what: Of::Tomb(key) });
+                }
+                _ => {}
+            }
+        }
+        entries.sort_by(|a, b| a.order().cmp(&b.order()));
+        Ok(entries)
+    }
+}
+
+/// From where on the walk reads one table.
+fn resume(table: u32, base: u64, from: Option<Position>) -> (i64, i64) {
+    match from {
+        None => (base.cast_signed(), i64::MAX),
+        Some(from) if table == from.table => (from.dv.cast_signed(), from.place),
+        Some(from) if table < from.table => (from.dv.cast_signed(), i64::MAX),
+        // Tables after the one the walk stopped in have not been read at that version yet.
+        Some(from) => (from.dv.cast_signed() - 1, i64::MAX),
+    }
+}
+
+/// One row of `crsql_changes`, before its value is read.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) table: u32,
+    pub(crate) clock: CellClock,
+    pub(crate) cl: u64,
+    pub(crate) what: Of,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Of {
+    Cell { number: i64, row: u32, bit: u32, record: Rc<Record> },
+    Tomb(Box<[u8]>),
+}
+
+impl Entry {
+    fn order(&self) -> (u64, u64, u32, i64, u32, u32, &[u8]) {
+        let (shown, seq) = (self.clock.shown_dv, self.clock.seq);
+        match &self.what {
+            Of::Cell { number, row, bit, .. } => (shown, seq, self.table, *number, *row, *bit, &[]),
+            Of::Tomb(key) => (shown, seq, self.table, i64::MAX, 0, 0, key),
+        }
+    }
+}
+
+/// Turns stops into rows of a changeset.
+struct RowReader<'e> {
+    engine: &'e Engine,
+    base: u64,
+    changeset: Changeset,
+    changes: usize,
+    tables: FxHashMap<u32, TableReader>,
+    sites: FxHashMap<u32, u32>,
+}
+
+struct TableReader {
+    stmt: Stmt,
+    index: u32,
+    /// By place in `Table::columns`, the column's index in the changeset.
+    columns: Vec<u32>,
+    /// By bit, the place in `Table::columns`.
+    places: Vec<u32>,
+}
+
+impl<'e> RowReader<'e> {
+    fn new(engine: &'e Engine, base: u64) -> Self {
+        Self {
+            engine,
+            base,
+            changeset: Changeset::new(),
+            changes: 0,
+            tables: FxHashMap::default(),
+            sites: FxHashMap::default(),
+        }
+    }
+
+    fn read(&mut self, catalog: &Catalog, stop: Stop) -> Result<(), Error> {
+        match stop {
+            Stop::Tomb(key, table, tomb) => {
+                if let Some(table) = catalog.table_by_id(table) {
+                    self.push_tomb(table, &key, tomb)?;
+                }
+                Ok(())
+            }
+            Stop::Block(id, record) => match catalog.table_by_id(id.0) {
+                Some(table) => self.push_block(&table.clone(), id.1, &record),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn clock(&mut self, clock: CellClock) -> Result<Clock, Error> {
+        let site = match self.sites.get(&clock.site) {
+            Some(site) => *site,
+            None => {
+                let site = self.changeset.site_index(self.engine.site_of(clock.site)?);
+                self.sites.insert(clock.site, site);
+                site
+            }
+        };
+        let (col_version, db_version) = (ColVersion(clock.cv), DbVersion(clock.dv));
+        Ok(Clock { col_version, db_version, seq: clock.seq, site })
+    }
+
+    fn push_tomb(&mut self, table: &Table, key: &[u8], tomb: Tomb) -> Result<(), Error> {
+        let Tomb { cl, dv, seq, site } = tomb;
+        let sentinel = self.clock(CellClock { cv: cl, dv, shown_dv: dv, seq, site })?;
+        let table = self.changeset.table_index(&table.name);
+        let key = PackedKey::from_packed(key);
+        let (cl, cells) = (CausalLength(cl), Vec::new());
+        self.changeset.push_row(RowChange { table, key, cl, sentinel: Some(sentinel), cells });
+        self.changes += 1;
+        Ok(())
+    }
+
+    fn table(&mut self, table: &Table) -> Result<TableReader, Error> {
+        if let Some(reader) = self.tables.remove(&table.id) {
+            return Ok(reader);
+        }
+        let index = self.changeset.table_index(&table.name);
+        let columns: Vec<u32> =
+            table.columns.iter().map(|column| self.changeset.column_index(index, &column.name)).collect();
+        let widest = table.columns.iter().map(|column| column.bit).max().unwrap_or(0);
+        let mut places = vec![u32::MAX; widest as usize + 1];
+        for (place, column) in table.columns.iter().enumerate() {
+            places[column.bit as usize] = place as u32;
+        }
+        Ok(TableReader {
+            stmt: self.engine.db.prepare(&row_sql(table, "BETWEEN ? AND ?"))?,
+            index,
+            columns,
+            places,
+        })
+    }
+
+    fn push_block(&mut self, table: &Rc<Table>, number: i64, record: &Record) -> Result<(), Error> {
+        let mut found: Vec<(u32, u32, CellClock)> = Vec::with_capacity(64);
+        record.block.cells_since(self.base, |row, bit, clock| found.push((row, bit, clock)));
+        if found.is_empty() {
+            return Ok(());
+        }
+        found.sort_unstable_by_key(|(row, bit, _)| (*row, *bit));
+        let mut reader = self.table(table)?;
+        let result = self.push_rows(table, number, record, &found, &mut reader);
+        self.tables.insert(table.id, reader);
+        result
+    }
+
+    fn push_rows(
+        &mut self,
+        table: &Table,
+        number: i64,
+        record: &Record,
+        found: &[(u32, u32, CellClock)],
+        reader: &mut TableReader,
+    ) -> Result<(), Error> {
+        let start = number << BLOCK_SHIFT;
+        let TableReader { stmt, index, columns, places } = reader;
+        let mut rows = stmt.start();
+        if let Some(key) = record.key.as_ref().filter(|_| table.keyed) {
+            PackedKey::from_packed(key).columns().try_for_each(|column| rows.bind(column))?;
+        } else {
+            rows.bind_integer(start + i64::from(found[0].0))?;
+            rows.bind_integer(start + i64::from(found[found.len() - 1].0))?;
+        }
+        let mut rest = found;
+        while rows.step()? {
+            let row = if table.keyed { 0 } else { (rows.integer(0) - start) as u32 };
+            // A clock whose row is not there was left by a write that was not captured.
+            let skipped = rest.iter().take_while(|(of, ..)| *of < row).count();
+            rest = &rest[skipped..];
+            let count = rest.iter().take_while(|(of, ..)| *of == row).count();
+            let (cells, tail) = rest.split_at(count);
+            rest = tail;
+            if cells.is_empty() {
+                continue;
+            }
+            let cl = CausalLength(record.block.cl(row));
+            let key = PackedKey::from_packed(&read_key(table, &rows, 1)?);
+            let mut change =
+                RowChange { table: *index, key, cl, sentinel: None, cells: Vec::with_capacity(count) };
+            for (_, bit, clock) in cells {
+                let clock = self.clock(*clock)?;
+                if *bit == ColSet::SENTINEL {
+                    change.sentinel = Some(clock);
+                    continue;
+                }
+                let place = places.get(*bit as usize).copied().unwrap_or(u32::MAX);
+                // The column has been dropped since.
+                let Some(column) = columns.get(place as usize) else { continue };
+                let value = rows.value(1 + table.key.len() as i32 + place as i32)?.to_owned();
+                change.cells.push(Cell { column: *column, value, clock });
+            }
+            self.changes += change.cells.len() + usize::from(change.sentinel.is_some());
+            self.changeset.push_row(change);
+        }
+        Ok(())
+    }
+}
+
+/// `SELECT rowid, key.., columns..` of rows found by rowid (or, in a keyed table, by key).
+fn row_sql(table: &Table, by_rowid: &str) -> String {
+    let columns = table.columns.iter().map(|column| quote(&column.name));
+    let list: Vec<_> = table.key.iter().map(|column| quote(&column.name)).chain(columns).collect();
+    let list = list.join(", ");
+    let name = quote(&table.name);
+    if table.keyed {
+        return format!("SELECT 0, {list} FROM {name} WHERE {}", table.key_condition());
+    }
+    let rowid = table.rowid_name;
+    format!("SELECT {rowid}, {list} FROM {name} WHERE {rowid} {by_rowid} ORDER BY {rowid}")
+}
+
+/// Reads the values behind entries, one row at a time.
+#[derive(Debug, Default)]
+pub(crate) struct EntryReader {
+    statements: FxHashMap<u32, Stmt>,
+    held: Option<(BlockId, u32, Option<(Vec<u8>, Vec<Value>)>)>,
+}
+
+/// A row of `crsql_changes`.
+#[derive(Clone, Debug)]
+pub(crate) struct ChangeRow {
+    pub(crate) table: Arc<str>,
+    pub(crate) key: Vec<u8>,
+    /// `None` for the sentinel.
+    pub(crate) column: Option<Arc<str>>,
+    pub(crate) value: Value,
+}
+
+impl EntryReader {
+    /// `None` when the row, or the column, is no longer there.
+    pub(crate) fn read(&mut self, engine: &Engine, entry: &Entry) -> Result<Option<ChangeRow>, Error> {
+        let catalog = engine.catalog.borrow().clone();
+        let Some(table) = catalog.table_by_id(entry.table) else { return Ok(None) };
+        let (number, row, bit, record) = match &entry.what {
+            Of::Tomb(key) => {
+                let (table, key) = (table.name.clone(), key.to_vec());
+                return Ok(Some(ChangeRow { table, key, column: None, value: Value::Null }));
+            }
+            Of::Cell { number, row, bit, record } => (*number, *row, *bit, record),
+        };
+        let id = (entry.table, number);
+        if !matches!(&self.held, Some((held, of, _)) if *held == id && *of == row) {
+            let values = self.fetch(engine, table, number, row, record)?;
+            self.held = Some((id, row, values));
+        }
+        let Some((_, _, Some((key, values)))) = &self.held else { return Ok(None) };
+        let (name, key) = (table.name.clone(), key.clone());
+        if bit == ColSet::SENTINEL {
+            return Ok(Some(ChangeRow { table: name, key, column: None, value: Value::Null }));
+        }
+        let Some(place) = table.columns.iter().position(|column| column.bit == bit) else { return Ok(None) };
+        let column = Some(table.columns[place].name.clone());
+        Ok(Some(ChangeRow { table: name, key, column, value: values[place].clone() }))
+    }
+
+    fn fetch(
+        &mut self,
+        engine: &Engine,
+        table: &Table,
+        number: i64,
+        row: u32,
+        record: &Record,
+    ) -> Result<Option<(Vec<u8>, Vec<Value>)>, Error> {
+        let stmt = match self.statements.entry(table.id) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(engine.db.prepare(&row_sql(table, "= ?"))?)
+            }
+        };
+        let mut run: Run<'_> = stmt.start();
+        if let Some(key) = record.key.as_ref().filter(|_| table.keyed) {
+            PackedKey::from_packed(key).columns().try_for_each(|column| run.bind(column))?;
+        } else {
+            run.bind_integer((number << BLOCK_SHIFT) + i64::from(row))?;
+        }
+        if !run.step()? {
+            return Ok(None);
+        }
+        let key = read_key(table, &run, 1)?;
+        let first = 1 + table.key.len() as i32;
+        let values: Result<Vec<_>, Error> = (0..table.columns.len() as i32)
+            .map(|i| run.value(first + i).map(|value| value.to_owned()))
+            .collect();
+        Ok(Some((key, values?)))
+    }
+}

@@ -1,0 +1,463 @@
+//! From notes to clocks: what each write means by cr-sqlite's rules, with its numbering.
+
+use std::rc::Rc;
+
+use rusqlite::Error;
+
+use crate::block::{BLOCK_SHIFT, Block, CellClock, Group};
+use crate::catalog::{Catalog, Table};
+use crate::clocks::{BlockId, Clocks, Tomb};
+use crate::colset::ColSet;
+use crate::notes::{BackfillRows, MergeOp, Note, Notes};
+
+/// Where the open transaction stands in its numbering.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Numbering {
+    /// The version the next write takes.
+    pub(crate) dv: u64,
+    /// The place within the commit that it takes.
+    pub(crate) seq: u64,
+    /// The hybrid clock's stamp of this transaction; `None` where versions are counted.
+    pub(crate) stamp: Option<u64>,
+}
+
+impl Numbering {
+    /// What a cell at version `cv` goes to; `own` says this transaction wrote it last.
+    fn next_cv(&self, cv: u64, own: bool) -> u64 {
+        match self.stamp {
+            None => cv + 1,
+            Some(_) if own => cv,
+            Some(stamp) => stamp.max(cv + 1),
+        }
+    }
+
+    fn first_cv(&self) -> u64 {
+        self.stamp.unwrap_or(1)
+    }
+
+    const fn take_seq(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq - 1
+    }
+
+    const fn local(&self, cv: u64, seq: u64) -> CellClock {
+        CellClock { cv, dv: self.dv, shown_dv: self.dv, seq, site: 0 }
+    }
+}
+
+/// How many places in the commit a note uses up, as near as can be told without the clocks.
+pub(crate) fn seqs_of(catalog: &Catalog, note: &Note) -> u64 {
+    let width = |id: u32| catalog.table_by_id(id).map_or(0, |table| u64::from(table.all.len()));
+    match note {
+        Note::Inserts { table, count, .. } => u64::from(*count) * width(*table),
+        Note::Insert { table, .. } => width(*table),
+        Note::Updates { count, cols, .. } => u64::from(*count) * u64::from(cols.len()),
+        Note::Delete { .. } => 1,
+        Note::Replace { table, .. } => 1 + width(*table),
+        Note::Move { cols, .. } => 2 + u64::from(cols.len()),
+        Note::SkipSeqs(seqs) => *seqs,
+        Note::Relocate { cols, .. } => u64::from(cols.len()),
+        Note::Backfill { .. } | Note::BackfillColumn { .. } | Note::Merge(_) | Note::AtLeast(_) => 0,
+    }
+}
+
+/// Replays notes into the staged layer.
+#[derive(Debug)]
+pub(crate) struct Replay<'a> {
+    pub(crate) catalog: &'a Catalog,
+    pub(crate) clocks: &'a mut Clocks,
+    pub(crate) numbering: &'a mut Numbering,
+}
+
+impl Replay<'_> {
+    pub(crate) fn note(&mut self, notes: &Notes, note: &Note) -> Result<(), Error> {
+        match note {
+            Note::Inserts { table, first, count } => match self.table(*table) {
+                Some(table) => self.inserts(&table, *first, *count),
+                None => Ok(()),
+            },
+            Note::Insert { table, row, key } => match self.table(*table) {
+                Some(table) => self.insert(&table, *row, notes.key(*key)),
+                None => Ok(()),
+            },
+            Note::Updates { table, first, count, cols, key } => match self.table(*table) {
+                Some(table) if table.keyed => self.update_keyed(&table, notes.key(*key), cols),
+                Some(table) => self.updates(&table, *first, *count, cols),
+                None => Ok(()),
+            },
+            Note::Delete { table, row, key, .. } => match self.table(*table) {
+                Some(table) => self.delete(&table, *row, notes.key(*key)),
+                None => Ok(()),
+            },
+            Note::Replace { table, old, row, key } => match self.table(*table) {
+                Some(table) => self.replace(&table, *old, *row, notes.key(*key)),
+                None => Ok(()),
+            },
+            Note::Move { table, old, old_key, row, key, replaced, cols } => match self.table(*table) {
+                Some(table) => {
+                    let (old_key, key) = (notes.key(*old_key), notes.key(*key));
+                    self.move_row(&table, (*old, old_key), (*row, key), *replaced, cols)
+                }
+                None => Ok(()),
+            },
+            Note::Relocate { table, old, row, cols } => match self.table(*table) {
+                Some(table) => self.relocate(&table, *old, *row, cols),
+                None => Ok(()),
+            },
+            Note::Backfill { table, rows } => match self.table(*table) {
+                Some(table) => self.backfill(&table, &table.all, rows, 1, self.numbering.dv),
+                None => Ok(()),
+            },
+            Note::BackfillColumn { table, bit, rows } => match self.table(*table) {
+                // cr-sqlite files a renamed column under the version there is, not under a new one.
+                Some(table) => {
+                    let dv = (self.numbering.dv - 1).max(1);
+                    self.backfill(&table, &ColSet::one(*bit), rows, self.numbering.first_cv(), dv)
+                }
+                None => Ok(()),
+            },
+            Note::SkipSeqs(seqs) => {
+                self.numbering.seq += seqs;
+                Ok(())
+            }
+            Note::AtLeast(dv) => {
+                self.numbering.dv = self.numbering.dv.max(*dv);
+                Ok(())
+            }
+            Note::Merge(op) => self.merge(op),
+        }
+    }
+
+    /// A table that was dropped later in the transaction has no clocks to keep.
+    fn table(&self, id: u32) -> Option<Rc<Table>> {
+        self.catalog.table_by_id(id).cloned()
+    }
+
+    fn inserts(&mut self, table: &Table, first: i64, count: u32) -> Result<(), Error> {
+        self.clocks.learn_end(table.id)?;
+        let stride = table.all.len();
+        let cv = if table.columns.is_empty() { 1 } else { self.numbering.first_cv() };
+        let seq = self.numbering.seq.cast_signed();
+        let dv = self.numbering.dv;
+        for (number, rows) in block_masks(first, count) {
+            let start = number << BLOCK_SHIFT;
+            let anchor = seq + i64::from(stride) * start.wrapping_sub(first);
+            let cols = table.all.clone();
+            let block = &mut self.clocks.stage((table.id, number))?.block;
+            if block.rows() & rows != 0 {
+                block.clear(rows);
+            }
+            block.put_new(Group { rows, cols, cv, dv, shown_dv: dv, anchor, stride, site: 0 });
+        }
+        self.numbering.seq += u64::from(count) * u64::from(stride);
+        Ok(())
+    }
+
+    fn stage_row(&mut self, table: &Rc<Table>, row: i64, key: &[u8]) -> Result<(&mut Block, u32), Error> {
+        let (id, bit) = self.clocks.place_of(table, row, key)?;
+        let record = self.clocks.stage(id)?;
+        if table.keyed && record.key.is_none() {
+            record.key = Some(key.into());
+        }
+        Ok((&mut record.block, bit))
+    }
+
+    fn insert(&mut self, table: &Rc<Table>, row: i64, key: &[u8]) -> Result<(), Error> {
+        let tomb = self.clocks.tomb(table.id, key)?;
+        if tomb.is_some() {
+            self.clocks.set_tomb(table.id, key, None);
+        }
+        let bare = table.columns.is_empty();
+        let cl = tomb.map_or(1, |tomb| tomb.cl + 1);
+        let sentinel = (bare || tomb.is_some()).then(|| {
+            let seq = self.numbering.take_seq();
+            self.numbering.local(cl, seq)
+        });
+        let cells = (!bare).then(|| {
+            let clock = self.numbering.local(self.numbering.first_cv(), self.numbering.seq);
+            self.numbering.seq += u64::from(table.all.len());
+            clock
+        });
+        let (block, bit) = self.stage_row(table, row, key)?;
+        block.clear(1 << bit);
+        if let Some(clock) = sentinel {
+            block.put(Group::of_row(bit, ColSet::sentinel(), clock));
+        }
+        if let Some(clock) = cells {
+            block.put(Group::of_row(bit, table.all.clone(), clock));
+        }
+        Ok(())
+    }
+
+    fn updates(&mut self, table: &Table, first: i64, count: u32, cols: &ColSet) -> Result<(), Error> {
+        let stride = cols.len();
+        let seq = self.numbering.seq.cast_signed();
+        for (number, rows) in block_masks(first, count) {
+            let start = number << BLOCK_SHIFT;
+            let anchor = seq + i64::from(stride) * start.wrapping_sub(first);
+            self.bump((table.id, number), rows, cols, anchor, stride)?;
+        }
+        self.numbering.seq += u64::from(count) * u64::from(stride);
+        Ok(())
+    }
+
+    fn update_keyed(&mut self, table: &Rc<Table>, key: &[u8], cols: &ColSet) -> Result<(), Error> {
+        self.stage_row(table, 0, key)?;
+        let (id, bit) = self.clocks.place_of(table, 0, key)?;
+        self.bump(id, 1 << bit, cols, self.numbering.seq.cast_signed(), 0)?;
+        self.numbering.seq += u64::from(cols.len());
+        Ok(())
+    }
+
+    /// Raises the versions of `cols` in `rows` of one block. Cells that were at one version go on as one group.
+    fn bump(&mut self, id: BlockId, rows: u32, cols: &ColSet, anchor: i64, stride: u32) -> Result<(), Error> {
+        let numbering = *self.numbering;
+        let block = &mut self.clocks.stage(id)?.block;
+        let dv = numbering.dv;
+        let mut first: Option<Vec<(u32, u64, u64)>> = None;
+        let mut same = true;
+        for bit in cols.iter() {
+            let mut versions = Vec::new();
+            block.versions(rows, bit, &mut versions);
+            match &first {
+                None => first = Some(versions),
+                Some(first) if *first == versions => {}
+                Some(_) => {
+                    same = false;
+                    break;
+                }
+            }
+        }
+        let put = |block: &mut Block, rows, cols: ColSet, cv, anchor| {
+            block.put(Group { rows, cols, cv, dv, shown_dv: dv, anchor, stride, site: 0 });
+        };
+        if same {
+            for (hit, cv, own_dv) in first.into_iter().flatten() {
+                put(block, hit, cols.clone(), numbering.next_cv(cv, own_dv == dv), anchor);
+            }
+            return Ok(());
+        }
+        for (rank, bit) in cols.iter().enumerate() {
+            let mut versions = Vec::new();
+            block.versions(rows, bit, &mut versions);
+            for (hit, cv, own_dv) in versions {
+                let cv = numbering.next_cv(cv, own_dv == dv);
+                put(block, hit, ColSet::one(bit), cv, anchor + rank as i64);
+            }
+        }
+        Ok(())
+    }
+
+    fn relocate(&mut self, table: &Rc<Table>, old: i64, row: i64, cols: &ColSet) -> Result<(), Error> {
+        let (block, bit) = self.stage_row(table, old, &[])?;
+        let cells = row_cells(block, bit);
+        block.clear(1 << bit);
+        let (block, bit) = self.stage_row(table, row, &[])?;
+        block.clear(1 << bit);
+        put_cells(block, bit, cells);
+        self.updates(table, row, 1, cols)
+    }
+
+    /// Gives clocks to rows that were there before. They are the oldest there can be: what peers wrote since wins.
+    fn backfill(
+        &mut self,
+        table: &Rc<Table>,
+        cols: &ColSet,
+        rows: &BackfillRows,
+        cv: u64,
+        dv: u64,
+    ) -> Result<(), Error> {
+        let stride = cols.len();
+        let clock = |seq: u64| CellClock { cv, dv, shown_dv: dv, seq, site: 0 };
+        match rows {
+            BackfillRows::Keys(keys) => {
+                for key in keys {
+                    let seq = self.numbering.seq;
+                    self.numbering.seq += u64::from(stride);
+                    let (block, bit) = self.stage_row(table, 0, key)?;
+                    block.put(Group::of_row(bit, cols.clone(), clock(seq)));
+                }
+            }
+            BackfillRows::Blocks(blocks) => {
+                for (number, rows) in blocks {
+                    let block = &mut self.clocks.stage((table.id, *number))?.block;
+                    let mut left = *rows;
+                    while left != 0 {
+                        let bit = left.trailing_zeros();
+                        left &= left - 1;
+                        block.put(Group::of_row(bit, cols.clone(), clock(self.numbering.seq)));
+                        self.numbering.seq += u64::from(stride);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, table: &Rc<Table>, row: i64, key: &[u8]) -> Result<(), Error> {
+        let seq = self.numbering.take_seq();
+        let (block, bit) = self.stage_row(table, row, key)?;
+        let cl = deleted_cl(block, bit);
+        block.clear(1 << bit);
+        self.clocks.set_tomb(table.id, key, Some(Tomb { cl, dv: self.numbering.dv, seq, site: 0 }));
+        Ok(())
+    }
+
+    /// REPLACE of a live row is, to cr-sqlite, an insert on a key that has clocks: every column goes up by one, and
+    /// an explicit sentinel by two. One place in the commit is used up even without a sentinel.
+    fn replace(&mut self, table: &Rc<Table>, old: i64, row: i64, key: &[u8]) -> Result<(), Error> {
+        let (block, bit) = self.stage_row(table, old, key)?;
+        let cells = row_cells(block, bit);
+        if old != row {
+            block.clear(1 << bit);
+        }
+        let seq = self.numbering.take_seq();
+        let mut clocks = Vec::with_capacity(cells.len());
+        if let Some((_, sentinel)) = cells.iter().find(|(bit, _)| *bit == ColSet::SENTINEL) {
+            clocks.push((ColSet::SENTINEL, self.numbering.local(sentinel.cv + 2, seq)));
+        }
+        for column in &table.columns {
+            let known = cells.iter().find(|(bit, _)| *bit == column.bit).map(|(_, clock)| clock);
+            let own = known.is_some_and(|clock| clock.dv == self.numbering.dv && clock.site == 0);
+            let cv = self.numbering.next_cv(known.map_or(0, |clock| clock.cv), own);
+            let seq = self.numbering.take_seq();
+            clocks.push((column.bit, self.numbering.local(cv, seq)));
+        }
+        let (block, bit) = self.stage_row(table, row, key)?;
+        put_cells(block, bit, clocks);
+        Ok(())
+    }
+
+    /// A new key is, to cr-sqlite, the old row deleted and a new one created to which the clocks of the columns move
+    /// unchanged. Their version here is new all the same, so that a peer that pulls what is new receives them.
+    fn move_row(
+        &mut self,
+        table: &Rc<Table>,
+        (old, old_key): (i64, &[u8]),
+        (row, key): (i64, &[u8]),
+        replaced: Option<i64>,
+        cols: &ColSet,
+    ) -> Result<(), Error> {
+        let replaced_cl = match replaced {
+            None => None,
+            Some(replaced) => {
+                let (block, bit) = self.stage_row(table, replaced, key)?;
+                let sentinel = block.cell(bit, ColSet::SENTINEL).map(|clock| clock.cv);
+                block.clear(1 << bit);
+                sentinel
+            }
+        };
+        let (block, bit) = self.stage_row(table, old, old_key)?;
+        let mut cells = row_cells(block, bit);
+        let cl = deleted_cl(block, bit);
+        block.clear(1 << bit);
+        let seq = self.numbering.take_seq();
+        let dv = self.numbering.dv;
+        self.clocks.set_tomb(table.id, old_key, Some(Tomb { cl, dv, seq, site: 0 }));
+        let tomb = self.clocks.tomb(table.id, key)?;
+        if tomb.is_some() {
+            self.clocks.set_tomb(table.id, key, None);
+        }
+        let cl = tomb.map(|tomb| tomb.cl + 1).or(replaced_cl.map(|cl| cl + 2)).unwrap_or(1);
+        cells.retain(|(bit, _)| *bit != ColSet::SENTINEL);
+        cells.iter_mut().for_each(|(_, clock)| clock.dv = dv);
+        let seq = self.numbering.take_seq();
+        cells.push((ColSet::SENTINEL, self.numbering.local(cl, seq)));
+        let (block, bit) = self.stage_row(table, row, key)?;
+        block.clear(1 << bit);
+        put_cells(block, bit, cells);
+        let (id, bit) = self.clocks.place_of(table, row, key)?;
+        self.bump(id, 1 << bit, cols, self.numbering.seq.cast_signed(), 0)?;
+        self.numbering.seq += u64::from(cols.len());
+        Ok(())
+    }
+
+    pub(crate) fn merge(&mut self, op: &MergeOp) -> Result<(), Error> {
+        match op {
+            MergeOp::Cells { table, row, key, cells } => {
+                let Some(table) = self.table(*table) else { return Ok(()) };
+                self.numbering.dv = cells.iter().fold(self.numbering.dv, |dv, (_, clock)| dv.max(clock.dv));
+                let (block, bit) = self.stage_row(&table, *row, key)?;
+                for (cols, clock) in cells {
+                    block.put(Group::of_row(bit, cols.clone(), *clock));
+                }
+            }
+            MergeOp::Create { table, row, key, sentinel } => {
+                let Some(table) = self.table(*table) else { return Ok(()) };
+                self.numbering.dv = self.numbering.dv.max(sentinel.dv);
+                if self.clocks.tomb(table.id, key)?.is_some() {
+                    self.clocks.set_tomb(table.id, key, None);
+                }
+                let (block, bit) = self.stage_row(&table, *row, key)?;
+                let mut cells = row_cells(block, bit);
+                cells.retain(|(bit, _)| *bit != ColSet::SENTINEL);
+                for (_, clock) in &mut cells {
+                    *clock = CellClock { cv: 0, dv: sentinel.dv, shown_dv: sentinel.dv, ..*clock };
+                }
+                cells.push((ColSet::SENTINEL, *sentinel));
+                put_cells(block, bit, cells);
+            }
+            MergeOp::Delete { table, row, key, tomb } => {
+                let Some(table) = self.table(*table) else { return Ok(()) };
+                self.numbering.dv = self.numbering.dv.max(tomb.dv);
+                if let Some(row) = row {
+                    let (block, bit) = self.stage_row(&table, *row, key)?;
+                    block.clear(1 << bit);
+                }
+                self.clocks.set_tomb(table.id, key, Some(*tomb));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Every effective cell of a row, the sentinel included.
+pub(crate) fn row_cells(block: &Block, row: u32) -> Vec<(u32, CellClock)> {
+    let mut cells: Vec<(u32, CellClock)> = Vec::new();
+    for group in block.groups.iter().rev().filter(|group| group.rows >> row & 1 == 1) {
+        for bit in group.cols.iter() {
+            if !cells.iter().any(|(known, _)| *known == bit) {
+                cells.push((bit, group.clock(row, bit)));
+            }
+        }
+    }
+    cells.sort_unstable_by_key(|(bit, _)| *bit);
+    cells
+}
+
+/// Writes the cells of one row; neighbours whose clocks follow one another share a group.
+fn put_cells(block: &mut Block, row: u32, mut cells: Vec<(u32, CellClock)>) {
+    cells.sort_unstable_by_key(|(bit, _)| *bit);
+    let mut open: Option<(ColSet, CellClock)> = None;
+    for (bit, clock) in cells {
+        if let Some((cols, first)) = &mut open {
+            let follows = CellClock { seq: first.seq + u64::from(cols.len()), ..*first } == clock;
+            if follows && !cols.contains(ColSet::SENTINEL) {
+                cols.insert(bit);
+                continue;
+            }
+            block.put(Group::of_row(row, cols.clone(), *first));
+        }
+        open = Some((ColSet::one(bit), clock));
+    }
+    if let Some((cols, first)) = open {
+        block.put(Group::of_row(row, cols, first));
+    }
+}
+
+fn deleted_cl(block: &Block, row: u32) -> u64 {
+    block.cell(row, ColSet::SENTINEL).map_or(2, |sentinel| sentinel.cv + 1)
+}
+
+/// The blocks that `count` rows from `first` on lie in, with the rows of each.
+fn block_masks(first: i64, count: u32) -> impl Iterator<Item = (i64, u32)> {
+    let end = i128::from(first) + i128::from(count);
+    let last_block = ((end - 1) >> BLOCK_SHIFT) as i64;
+    ((first >> BLOCK_SHIFT)..=last_block).map(move |number| {
+        let start = i128::from(number) << BLOCK_SHIFT;
+        let from = (i128::from(first) - start).max(0) as u32;
+        let to = (end - start).min(1 << BLOCK_SHIFT) as u32;
+        let below = |bit: u32| if bit == 32 { u32::MAX } else { (1 << bit) - 1 };
+        (number, below(to) & !below(from))
+    })
+}
