@@ -93,17 +93,14 @@ fn tables(store: &Store) -> anyhow::Result<Vec<TableFacts>> {
 }
 
 fn peers(store: &Store) -> anyhow::Result<Vec<PeerFacts>> {
-    let mut select = store.prepare("SELECT peer FROM opor_cursor ORDER BY peer")?;
-    let sites: Vec<Vec<u8>> = select.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
-    let facts = |site: Vec<u8>| {
-        let site = SiteId::new(&site)?;
+    let facts = |site: SiteId| {
         Ok(PeerFacts {
             site_id: site.to_string(),
             pulled: store.peer_cursor(site)?.map(|cursor| cursor.to_string()),
             acknowledged: store.acknowledged_by(site)?.0,
         })
     };
-    sites.into_iter().map(facts).collect()
+    store.peers()?.into_iter().map(facts).collect()
 }
 
 fn show(out: &mut dyn Write, facts: &Facts) -> anyhow::Result<()> {

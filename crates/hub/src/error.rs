@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use opor_core::{InvalidChange, JsonError};
-use opor_store::{ApplyError, OpenError, ReplicateError, StoreError};
+use opor_store::{ApplyError, OpenError, ReadError, ReplicateError, StoreError};
 
 use crate::RoomNameError;
 
@@ -59,6 +59,9 @@ pub enum HubError {
     /// The changes could not be merged.
     #[error("changes are refused")]
     Apply(#[from] ApplyError),
+    /// The change log could not be read from where the client wants it.
+    #[error("changes cannot be read")]
+    Read(#[from] ReadError),
     /// The schema was not taken.
     #[error("schema is refused")]
     Schema(#[from] SchemaError),
@@ -148,9 +151,12 @@ impl HubError {
             Self::TooSlow { .. } => "too_slow",
             Self::Apply(error) => apply_kind(error),
             Self::Schema(SchemaError::Differs { .. }) => "schema_conflict",
-            Self::Schema(SchemaError::Sqlite(_)) | Self::Open(_) | Self::Store(_) | Self::Directory(_) => {
-                "internal"
-            }
+            Self::Read(ReadError::BehindHorizon { .. }) => "behind_horizon",
+            Self::Read(_)
+            | Self::Schema(SchemaError::Sqlite(_))
+            | Self::Open(_)
+            | Self::Store(_)
+            | Self::Directory(_) => "internal",
             Self::Schema(_) => "schema",
             Self::Busy { .. } => "busy",
             Self::Closing => "closing",
@@ -168,7 +174,9 @@ impl HubError {
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::Apply(ApplyError::Store(_))
+            Self::Read(ReadError::BehindHorizon { .. }) => StatusCode::GONE,
+            Self::Read(_)
+            | Self::Apply(ApplyError::Sqlite(_))
             | Self::Schema(SchemaError::Sqlite(_))
             | Self::Open(_)
             | Self::Store(_)
@@ -212,7 +220,8 @@ const fn apply_kind(error: &ApplyError) -> &'static str {
         ApplyError::UnknownColumn { .. } => "unknown_column",
         ApplyError::KeyShape { .. } => "key_shape",
         ApplyError::Constraint { .. } => "constraint",
-        ApplyError::Store(_) => "internal",
+        ApplyError::Malformed(_) => "malformed",
+        ApplyError::Sqlite(_) => "internal",
         _ => "refused",
     }
 }

@@ -41,7 +41,7 @@ fn offline_writes(stage: &Stage) -> Vec<CurlStep> {
     vec![
         CurlStep { what: "offline writes on both sides", commands: writes },
         CurlStep { what: "they differ", commands: both.clone() },
-        CurlStep { what: "sync: both push, then both pull", commands: sync(stage) },
+        CurlStep { what: "sync both ways", commands: sync(stage) },
         CurlStep { what: "they are the same", commands: both },
     ]
 }
@@ -80,8 +80,9 @@ fn conflicts(stage: &Stage) -> Vec<CurlStep> {
 }
 
 fn sync(stage: &Stage) -> Vec<String> {
-    let on_both = |path: &str| stage.actors().map(|actor| format!("curl -s -X POST {}", url(actor, path)));
-    on_both("/push").into_iter().chain(on_both("/pull")).collect()
+    let steps =
+        [(&stage.alice, "/push"), (&stage.bob, "/pull"), (&stage.bob, "/push"), (&stage.alice, "/pull")];
+    steps.map(|(actor, path)| format!("curl -s -X POST {}", url(actor, path))).into()
 }
 
 fn get(actor: &Actor, path: &str) -> String {

@@ -122,7 +122,8 @@ impl Peer {
             let (changeset, next) = (piece.changeset, piece.cursor);
             pulled.received += changeset.len();
             if cursor != Some(next) || !changeset.is_empty() {
-                let options = ApplyOptions { cursor: Some((hub_site, next)), events: true };
+                let options =
+                    ApplyOptions { cursor: Some((hub_site, next)), events: true, ..ApplyOptions::default() };
                 let merge = move |store: &mut Store| store.apply_with(&changeset, &options);
                 pulled.add(&self.with_store(merge).await??);
             }
@@ -186,7 +187,7 @@ fn own_piece(
     cursor: Option<Cursor>,
     site_id: SiteId,
     hub_site: SiteId,
-) -> Result<(Changeset, Cursor, bool), opor_store::StoreError> {
+) -> anyhow::Result<(Changeset, Cursor, bool)> {
     let cursor = match cursor {
         Some(cursor) => cursor,
         None => Cursor::at(store.acknowledged_by(hub_site)?),

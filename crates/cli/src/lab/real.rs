@@ -72,7 +72,7 @@ pub(crate) async fn play(
     };
     first_sync(story, &stage, &files, &coverage).await?;
     let plans = edit(story, &stage, &files, &coverage).await?;
-    story.step("Sync: both push, then both pull")?;
+    story.step("Sync through the hub, both ways")?;
     let (_, pulled) = tour::sync(story, &stage).await?;
     story.note(&conflicts_seen(&pulled))?;
     verdict(story, &stage, &files, &coverage, &plans).await?;
@@ -255,7 +255,7 @@ async fn logs(stage: &Stage) -> anyhow::Result<[compare::Log; 3]> {
     let hub = compare::log(&Changeset::from_json(hub.bytes(), &DecodeLimits::default())?);
     let of = async |actor: &Actor| {
         let log = actor.peer.with_store(|store| {
-            Ok::<_, opor_store::StoreError>(compare::log(&store.changes_since(0.into())?))
+            Ok::<_, opor_store::ReadError>(compare::log(&store.changes_since(0.into())?))
         });
         anyhow::Ok(log.await??)
     };

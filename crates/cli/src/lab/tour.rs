@@ -76,7 +76,7 @@ async fn offline_writes(story: &mut Story<'_>, stage: &Stage) -> anyhow::Result<
 }
 
 async fn first_sync(story: &mut Story<'_>, stage: &Stage) -> anyhow::Result<()> {
-    story.step("Sync: both push to the hub, then both pull")?;
+    story.step("Sync through the hub, both ways")?;
     sync(story, stage).await?;
     converged(story, stage).await
 }
@@ -113,11 +113,15 @@ pub(crate) async fn write(
     story.call(actor.peer.name, &format!("POST {path} {body}"), "")
 }
 
-/// Both push, then both pull; what was pushed and pulled, alice first.
+/// Alice pushes, bob pulls and pushes, alice pulls; what was pushed and pulled, alice first.
+///
+/// Who pulls before pushing meets conflicts: a write that the hub has not seen yet cannot have been known elsewhere.
 pub(crate) async fn sync(story: &mut Story<'_>, stage: &Stage) -> anyhow::Result<([Pushed; 2], [Pulled; 2])> {
-    let pushed = [push(story, &stage.alice).await?, push(story, &stage.bob).await?];
-    let pulled = [pull(story, &stage.alice).await?, pull(story, &stage.bob).await?];
-    Ok((pushed, pulled))
+    let alice_pushed = push(story, &stage.alice).await?;
+    let bob_pulled = pull(story, &stage.bob).await?;
+    let bob_pushed = push(story, &stage.bob).await?;
+    let alice_pulled = pull(story, &stage.alice).await?;
+    Ok(([alice_pushed, bob_pushed], [alice_pulled, bob_pulled]))
 }
 
 async fn push(story: &mut Story<'_>, actor: &Actor) -> anyhow::Result<Pushed> {
