@@ -67,10 +67,6 @@ impl Table {
         self.rows.push(row);
     }
 
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
     /// Writes the table, every line behind `indent` spaces.
     pub(crate) fn write(&self, out: &mut dyn Write, indent: usize) -> io::Result<()> {
         let widths = self.widths(WIDTH.saturating_sub(indent));
@@ -93,12 +89,16 @@ impl Table {
     ) -> io::Result<()> {
         write!(out, "{:indent$}", "")?;
         for (i, ((cell, width), (_, align))) in row.iter().zip(widths).zip(&self.columns).enumerate() {
+            if row[i..].iter().all(|cell| cell.text.is_empty()) {
+                break;
+            }
             let text = cut(&cell.text, *width);
             let pad = width - text.width();
             let style = cell.style;
             let (before, after) = if *align == Align::Right { (pad, 0) } else { (0, pad) };
             // Nothing trails the last column.
-            let after = if i + 1 == row.len() { 0 } else { after + GAP.len() };
+            let after =
+                if row[i + 1..].iter().all(|cell| cell.text.is_empty()) { 0 } else { after + GAP.len() };
             write!(out, "{:before$}{style}{text}{style:#}{:after$}", "", "")?;
         }
         writeln!(out)

@@ -26,6 +26,35 @@ pub(crate) fn log(changeset: &Changeset) -> Log {
     changeset.changes().map(entry).collect()
 }
 
+/// How two change logs compare.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LogDifference {
+    /// Changes that one of them has not, or has with another value or version.
+    pub(crate) differing: usize,
+    /// Changes that are the same but for the site: both peers made the very same write, and a replica keeps the one
+    /// it saw first.
+    pub(crate) credited_otherwise: usize,
+}
+
+/// Compares two change logs. A change may be credited to another site only where both sites are of `peers`.
+pub(crate) fn compare_logs(a: &Log, b: &Log, peers: &[SiteId]) -> LogDifference {
+    let mut found = LogDifference::default();
+    for (key, (val, col_version, cl, site)) in a {
+        match b.get(key) {
+            Some((v, c, l, s)) if (v, c, l) == (val, col_version, cl) => {
+                if s != site && peers.contains(s) && peers.contains(site) {
+                    found.credited_otherwise += 1;
+                } else if s != site {
+                    found.differing += 1;
+                }
+            }
+            _ => found.differing += 1,
+        }
+    }
+    found.differing += b.keys().filter(|key| !a.contains_key(key)).count();
+    found
+}
+
 /// How many keys are not the same in two maps.
 pub(crate) fn differences<K: Ord, V: PartialEq>(a: &BTreeMap<K, V>, b: &BTreeMap<K, V>) -> usize {
     let not_the_same = a.iter().filter(|(key, value)| b.get(key) != Some(value)).count();
@@ -77,6 +106,21 @@ mod tests {
         let b = BTreeMap::from([(2, 'b'), (3, 'x'), (4, 'd')]);
         assert_eq!(differences(&a, &b), 3);
         assert_eq!(differences(&a, &a.clone()), 0);
+    }
+
+    #[test]
+    fn a_write_that_both_made_may_be_credited_to_either() {
+        let sites = [[1; 16], [2; 16], [3; 16]].map(SiteId::from);
+        let by = |site: SiteId| {
+            let key = ("t".into(), PackedKey::pack(&[Value::Integer(1)]), Cid::Sentinel);
+            Log::from([(key, (Value::Null, ColVersion(1), CausalLength(1), site))])
+        };
+        let compare = |a, b| compare_logs(&by(a), &by(b), &sites[..2]);
+        assert_eq!(compare(sites[0], sites[0]), LogDifference::default());
+        assert_eq!(compare(sites[0], sites[1]), LogDifference { differing: 0, credited_otherwise: 1 });
+        assert_eq!(compare(sites[0], sites[2]), LogDifference { differing: 1, credited_otherwise: 0 });
+        let missing = compare_logs(&Log::new(), &by(sites[0]), &sites[..2]);
+        assert_eq!(missing, LogDifference { differing: 1, credited_otherwise: 0 });
     }
 
     #[test]

@@ -7,7 +7,8 @@ use super::event::{Event, EventKind, Written};
 use super::peer::Pulled;
 use super::stage::Stage;
 use super::story::Story;
-use super::tour::{converged, sync, todos_of, write};
+use super::todos::{Edit, Todo};
+use super::tour::{converged, show, sync, todos_of, write};
 use crate::stamp;
 
 /// Plays the three kinds of conflict.
@@ -19,8 +20,9 @@ pub(crate) async fn play(story: &mut Story<'_>, stage: &Stage) -> anyhow::Result
 
 async fn same_column(story: &mut Story<'_>, stage: &Stage) -> anyhow::Result<()> {
     story.step("Conflict: both write the same cell")?;
-    write(story, &stage.alice, "/edit", &json!({ "id": "milk", "title": "buy oat milk" })).await?;
-    write(story, &stage.bob, "/edit", &json!({ "id": "milk", "title": "buy soy milk" })).await?;
+    write(story, &stage.alice, "/edit", &title("milk", "buy oat milk")).await?;
+    write(story, &stage.bob, "/edit", &title("milk", "buy soy milk")).await?;
+    diverged(story, stage, "milk").await?;
     let (_, pulled) = sync(story, stage).await?;
     let conflict = conflict_in(&pulled, "milk", "title");
     story.check("the merge reported the conflict", conflict.is_some())?;
@@ -40,14 +42,14 @@ async fn same_column(story: &mut Story<'_>, stage: &Stage) -> anyhow::Result<()>
 
 async fn different_columns(story: &mut Story<'_>, stage: &Stage) -> anyhow::Result<()> {
     story.step("No conflict: both write to one row, in different columns")?;
-    write(story, &stage.alice, "/edit", &json!({ "id": "plants", "title": "water the ferns" })).await?;
-    write(story, &stage.bob, "/edit", &json!({ "id": "plants", "done": true })).await?;
+    write(story, &stage.alice, "/edit", &title("plants", "water the ferns")).await?;
+    write(story, &stage.bob, "/edit", &tick("plants")).await?;
     sync(story, stage).await?;
     story.note(
         "Rows merge column by column: alice's title and bob's tick are different cells, so both stay.",
     )?;
     let todos = todos_of(stage).await?;
-    let both_stay = |todos: &Vec<super::todos::Todo>| {
+    let both_stay = |todos: &Vec<Todo>| {
         todos.iter().any(|todo| todo.id == "plants" && todo.title == "water the ferns" && todo.done)
     };
     story.check("both hold alice's title and bob's tick", todos.iter().all(both_stay))?;
@@ -57,7 +59,8 @@ async fn different_columns(story: &mut Story<'_>, stage: &Stage) -> anyhow::Resu
 async fn delete_against_update(story: &mut Story<'_>, stage: &Stage) -> anyhow::Result<()> {
     story.step("Conflict: one deletes the row, the other updates it")?;
     write(story, &stage.alice, "/delete", &json!({ "id": "bread" })).await?;
-    write(story, &stage.bob, "/edit", &json!({ "id": "bread", "title": "buy rye bread" })).await?;
+    write(story, &stage.bob, "/edit", &title("bread", "buy rye bread")).await?;
+    diverged(story, stage, "bread").await?;
     let (_, pulled) = sync(story, stage).await?;
     let [_, bob] = &pulled;
     let deleted =
@@ -71,6 +74,21 @@ async fn delete_against_update(story: &mut Story<'_>, stage: &Stage) -> anyhow::
     let gone = todos.iter().all(|todos| todos.iter().all(|todo| todo.id != "bread"));
     story.check("the row is gone on both sides", gone)?;
     converged(story, stage).await
+}
+
+fn title(id: &str, title: &str) -> Edit {
+    Edit { id: id.into(), title: Some(title.into()), done: None }
+}
+
+fn tick(id: &str) -> Edit {
+    Edit { id: id.into(), title: None, done: Some(true) }
+}
+
+/// Shows one row on both sides before they sync.
+async fn diverged(story: &mut Story<'_>, stage: &Stage, id: &str) -> anyhow::Result<()> {
+    let todos = todos_of(stage).await?;
+    let only = todos.map(|todos| todos.into_iter().filter(|todo| todo.id == id).collect());
+    show(story, &only)
 }
 
 /// The conflict over a cell of the todo list, from whichever peer saw it: the one whose value was replaced.

@@ -54,7 +54,7 @@ impl Plan {
         let mut plan = Self::default();
         let rows = planner.rows("", "", UPDATED_ROWS)?;
         let Some(template) = rows.first() else {
-            plan.left_out.push("it is empty");
+            plan.left_out.push("all: the table is empty");
             return Ok(plan);
         };
         planner.updates(&mut plan, &rows)?;
@@ -77,7 +77,7 @@ impl Planner<'_> {
     fn updates(&self, plan: &mut Plan, rows: &[Row]) -> anyhow::Result<()> {
         let same = rows.first().map_or(Ok(None), |row| self.update_pair(row, 0, 0))?;
         let Some((alice, bob)) = same else {
-            plan.left_out.push("no column can be updated");
+            plan.left_out.push("updates: no column is free");
             return Ok(());
         };
         plan.alice.push(alice);
@@ -159,7 +159,7 @@ impl Planner<'_> {
             }
         }
         if alice_deletes.is_empty() {
-            plan.left_out.push("every row left is referred to, so none is deleted");
+            plan.left_out.push("deletes: other rows refer to all");
         }
         plan.alice.extend(alice_deletes);
         Ok(())
@@ -184,7 +184,7 @@ impl Planner<'_> {
             plan.contested += 1;
         }
         if new.iter().all(Vec::is_empty) {
-            plan.left_out.push("no new key fits, so none is inserted");
+            plan.left_out.push("inserts: no new key fits");
         }
         let [alice, bob] = new;
         plan.alice.extend(alice);

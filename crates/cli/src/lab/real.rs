@@ -128,6 +128,7 @@ async fn edit(
     let of = |edits: fn(&Plan) -> &Vec<Edit>| plans.values().flat_map(edits).cloned().collect();
     let mut refused = run(&stage.alice, of(|plan| &plan.alice)).await?;
     refused.extend(run(&stage.bob, of(|plan| &plan.bob)).await?);
+    story.note("+ rows inserted, ~ rows updated, - rows deleted, both: rows that both sides edit")?;
     show_plans(story, &plans)?;
     for reason in &refused {
         story.note(reason)?;
@@ -139,7 +140,7 @@ async fn edit(
 }
 
 fn show_plans(story: &mut Story<'_>, plans: &BTreeMap<String, Plan>) -> anyhow::Result<()> {
-    let titles = ["table", ">alice: ins", ">upd", ">del", ">bob: ins", ">upd", ">del", ">both", "not played"];
+    let titles = ["table", ">alice +", ">~", ">-", ">bob +", ">~", ">-", ">both", "not played"];
     let mut table = Table::new(&titles);
     let mut state = serde_json::Map::new();
     for (name, plan) in plans {
@@ -202,8 +203,7 @@ async fn verdict(
     let what = format!("all {} tables are equal on alice, bob and the hub", outcomes.len());
     story.check(&what, differing == 0)?;
     let logs = logs(stage).await?;
-    let what = format!("the change logs of alice, bob and the hub hold the same {} changes", logs[0].len());
-    story.check(&what, logs[0] == logs[1] && logs[0] == logs[2])?;
+    tour::logs_agree(story, stage, [&logs[0], &logs[1], &logs[2]])?;
     let before = dangling(&files.original)?;
     let after = [dangling(&files.alice)?, dangling(&files.bob)?];
     story.check("no foreign key points nowhere that did not before", after.iter().all(|n| *n <= before))?;

@@ -93,10 +93,6 @@ impl Stage {
         [&self.alice, &self.bob]
     }
 
-    pub(crate) fn actor(&self, name: &str) -> &Actor {
-        if name == self.alice.peer.name { &self.alice } else { &self.bob }
-    }
-
     /// The name of a site, for people.
     pub(crate) fn name_of(&self, site_id: &str) -> String {
         let named = [

@@ -68,7 +68,11 @@ impl<'a> Story<'a> {
         self.current().calls.push(call);
         let (style, request, answer) = (of_name(to), printable(request), printable(answer));
         self.print(|out| {
-            writeln!(out, "{:INDENT$}{style}{to:<5}{style:#}  {request:<52}  {DIM}{answer}{DIM:#}", "")
+            write!(out, "{:INDENT$}{style}{to:<5}{style:#}  {request}", "")?;
+            if !answer.is_empty() {
+                write!(out, "  {DIM}→ {answer}{DIM:#}")?;
+            }
+            writeln!(out)
         })
     }
 
