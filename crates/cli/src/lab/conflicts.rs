@@ -1,5 +1,7 @@
 //! The conflict demonstration: both sides write to one row, and the lab says who won and why.
 
+use std::time::Duration;
+
 use opor_core::ColVersion;
 use serde_json::json;
 
@@ -11,6 +13,9 @@ use super::todos::{Edit, Todo};
 use super::tour::{converged, show, sync, todos_of, write};
 use crate::stamp;
 
+/// Enough for the clock to show another millisecond.
+const BETWEEN_WRITES: Duration = Duration::from_millis(5);
+
 /// Plays the three kinds of conflict.
 pub(crate) async fn play(story: &mut Story<'_>, stage: &Stage) -> anyhow::Result<()> {
     same_column(story, stage).await?;
@@ -21,6 +26,8 @@ pub(crate) async fn play(story: &mut Story<'_>, stage: &Stage) -> anyhow::Result
 async fn same_column(story: &mut Story<'_>, stage: &Stage) -> anyhow::Result<()> {
     story.step("Conflict: both write the same cell")?;
     write(story, &stage.alice, "/edit", &title("milk", "buy oat milk")).await?;
+    // Two people do not write within one millisecond; two requests of a program do, and a tie teaches less.
+    tokio::time::sleep(BETWEEN_WRITES).await;
     write(story, &stage.bob, "/edit", &title("milk", "buy soy milk")).await?;
     diverged(story, stage, "milk").await?;
     let (_, pulled) = sync(story, stage).await?;

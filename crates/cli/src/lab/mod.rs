@@ -19,12 +19,14 @@ mod tour;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 use clap::Args;
 use tempfile::TempDir;
 
+use self::stage::Stage;
 use self::story::Story;
 use crate::style::DIM;
 
@@ -68,17 +70,24 @@ impl Lab {
             .build()
             .context("cannot start the runtime")?;
         let code = runtime.block_on(async {
-            tokio::select! {
-                ended = self.play(place.path(), out) => ended,
-                _ = tokio::signal::ctrl_c() => Ok(ExitCode::from(INTERRUPTED)),
+            // One future for the whole run, so that no ctrl-c falls between two.
+            let mut ctrl_c = pin!(tokio::signal::ctrl_c());
+            let (stage, verdict) = tokio::select! {
+                played = self.play(place.path(), out) => played?,
+                _ = &mut ctrl_c => return Ok(ExitCode::from(INTERRUPTED)),
+            };
+            if self.stay {
+                ctrl_c.await.context("cannot wait for ctrl-c")?;
             }
+            stage.stop().await?;
+            Ok(if verdict { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         });
         // Blocking work that a ctrl-c left behind ends before the files go away.
         drop(runtime);
         code
     }
 
-    async fn play(&self, dir: &Path, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    async fn play(&self, dir: &Path, out: &mut dyn Write) -> anyhow::Result<(Stage, bool)> {
         let resumed = stage::was_here(dir);
         ensure!(
             !resumed || (self.stay && self.db.is_none()),
@@ -97,21 +106,11 @@ impl Lab {
         let document = story.into_json();
         if self.json {
             writeln!(out, "{document}")?;
+        } else if self.stay {
+            writeln!(out, "\n{DIM}The servers stay up; ctrl-c ends them.{DIM:#}")?;
         }
         out.flush()?;
-        if self.stay {
-            self.wait(out).await?;
-        }
-        stage.stop().await?;
-        Ok(if verdict { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-    }
-
-    async fn wait(&self, out: &mut dyn Write) -> anyhow::Result<()> {
-        if !self.json {
-            writeln!(out, "\n{DIM}The servers stay up; ctrl-c ends them.{DIM:#}")?;
-            out.flush()?;
-        }
-        tokio::signal::ctrl_c().await.context("cannot wait for ctrl-c")
+        Ok((stage, verdict))
     }
 
     const fn keeps_files(&self) -> bool {
