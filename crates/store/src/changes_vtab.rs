@@ -466,7 +466,7 @@ unsafe fn merge(
     let outcome = merger.merge(&table, &incoming)?;
     let impacted = outcome.won.len()
         + usize::from(outcome.deleted)
-        + usize::from(outcome.created && outcome.won.is_empty());
+        + usize::from(outcome.created);
     engine.rows_impacted.set(engine.rows_impacted.get() + impacted as i64);
     Ok(())
 }

@@ -245,7 +245,7 @@ impl Engine {
             })),
         };
         let dv = (self.meta.borrow().db_version + 1).max(self.pending.get());
-        Numbering { dv, seq: 0, stamp }
+        Numbering { dv, seq: 0, used: 0, stamp }
     }
 
     /// Turns the notes taken so far into staged clocks.
@@ -348,14 +348,16 @@ impl Engine {
         let small = clocks.staged.len() <= TAIL_BLOCKS_MAX
             && tail.commits < TAIL_COMMITS_MAX
             && tail.bytes < TAIL_BYTES_MAX
-            && !self.folded.get();
+            && !self.folded.get()
+            // The tail files one record a version.
+            && numbering.used > self.db_version();
         if small {
             let mut body = Vec::with_capacity(128);
-            clocks.staged.encode(numbering.dv, &mut body);
+            clocks.staged.encode(numbering.used, &mut body);
             let mut sql = self.sql.borrow_mut();
             let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
             let mut put = sql.tail_put.start();
-            put.bind_integer(numbering.dv.cast_signed())?;
+            put.bind_integer(numbering.used.cast_signed())?;
             put.bind_blob(&body)?;
             put.step()?;
             self.tail.set(Tail { commits: tail.commits + 1, bytes: tail.bytes + body.len() });
@@ -365,7 +367,7 @@ impl Engine {
         clocks.fold()?;
         self.db.exec("DELETE FROM opor_tail")?;
         let hlc = self.hybrid.borrow().last().version().0;
-        meta::save_fold(self.db, numbering.dv, hlc)?;
+        meta::save_fold(self.db, numbering.used.max(self.db_version()), hlc)?;
         self.tail.set(Tail::default());
         Ok(())
     }
@@ -373,16 +375,15 @@ impl Engine {
     /// Writes all that is known into the clock tables, in the open write transaction.
     pub(crate) fn fold_now(&self) -> Result<(), Error> {
         self.replay()?;
-        let dv = self.numbering.get().map_or_else(|| self.db_version(), |numbering| numbering.dv);
+        let used = self.numbering.get().map_or(0, |numbering| numbering.used);
         let mut clocks = self.clocks.borrow_mut();
-        let wrote = !clocks.staged.is_empty();
         self.folded.set(true);
         clocks.fold()?;
         clocks.staged.clear();
         drop(clocks);
         self.db.exec("DELETE FROM opor_tail")?;
         let hlc = self.hybrid.borrow().last().version().0;
-        meta::save_fold(self.db, if wrote { dv } else { self.db_version() }, hlc)?;
+        meta::save_fold(self.db, used.max(self.db_version()), hlc)?;
         self.tail.set(Tail::default());
         self.reread.set(true);
         Ok(())
@@ -435,7 +436,7 @@ impl Engine {
         let mut clocks = self.clocks.borrow_mut();
         if let (Some(numbering), false) = (self.numbering.get(), clocks.staged.is_empty()) {
             let mut meta = self.meta.borrow_mut();
-            meta.db_version = meta.db_version.max(numbering.dv);
+            meta.db_version = meta.db_version.max(numbering.used);
         }
         if self.folded.get() || self.reread.get() {
             clocks.staged.clear();

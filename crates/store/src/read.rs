@@ -256,7 +256,7 @@ impl Entry {
         let (shown, seq) = (self.clock.shown_dv, self.clock.seq);
         match &self.what {
             Of::Cell { number, row, bit, .. } => (shown, seq, self.table, *number, *row, *bit, &[]),
-            Of::Tomb(key) => (shown, seq, self.table, i64::MAX, 0, 0, key),
+            Of::Tomb(key) => (shown, seq, self.table, i64::MIN, 0, 0, key),
         }
     }
 }

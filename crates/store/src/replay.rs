@@ -17,6 +17,8 @@ pub(crate) struct Numbering {
     pub(crate) dv: u64,
     /// The place within the commit that it takes.
     pub(crate) seq: u64,
+    /// The newest version something was written under; 0 while nothing was.
+    pub(crate) used: u64,
     /// The hybrid clock's stamp of this transaction; `None` where versions are counted.
     pub(crate) stamp: Option<u64>,
 }
@@ -71,6 +73,22 @@ pub(crate) struct Replay<'a> {
 
 impl Replay<'_> {
     pub(crate) fn note(&mut self, notes: &Notes, note: &Note) -> Result<(), Error> {
+        self.play(notes, note)?;
+        let used = match note {
+            Note::SkipSeqs(_) | Note::AtLeast(_) => 0,
+            Note::BackfillColumn { .. } => self.renamed_dv(),
+            _ => self.numbering.dv,
+        };
+        self.numbering.used = self.numbering.used.max(used);
+        Ok(())
+    }
+
+    /// cr-sqlite files a renamed column under the version there is, not under a new one.
+    fn renamed_dv(&self) -> u64 {
+        (self.numbering.dv - 1).max(1)
+    }
+
+    fn play(&mut self, notes: &Notes, note: &Note) -> Result<(), Error> {
         match note {
             Note::Inserts { table, first, count } => match self.table(*table) {
                 Some(table) => self.inserts(&table, *first, *count),
@@ -109,9 +127,8 @@ impl Replay<'_> {
                 None => Ok(()),
             },
             Note::BackfillColumn { table, bit, rows } => match self.table(*table) {
-                // cr-sqlite files a renamed column under the version there is, not under a new one.
                 Some(table) => {
-                    let dv = (self.numbering.dv - 1).max(1);
+                    let dv = self.renamed_dv();
                     self.backfill(&table, &ColSet::one(*bit), rows, self.numbering.first_cv(), dv)
                 }
                 None => Ok(()),
@@ -124,7 +141,7 @@ impl Replay<'_> {
                 self.numbering.dv = self.numbering.dv.max(*dv);
                 Ok(())
             }
-            Note::Merge(op) => self.merge(op),
+            Note::Merge(op) => self.play_merge(op),
         }
     }
 
@@ -372,7 +389,14 @@ impl Replay<'_> {
         Ok(())
     }
 
+    /// Takes what a merge did to the clocks of a row.
     pub(crate) fn merge(&mut self, op: &MergeOp) -> Result<(), Error> {
+        self.play_merge(op)?;
+        self.numbering.used = self.numbering.used.max(self.numbering.dv);
+        Ok(())
+    }
+
+    fn play_merge(&mut self, op: &MergeOp) -> Result<(), Error> {
         match op {
             MergeOp::Cells { table, row, key, cells } => {
                 let Some(table) = self.table(*table) else { return Ok(()) };

@@ -1,0 +1,15 @@
+//! The suite: real SQLite, real files, real processes.
+
+mod deviations;
+mod golden;
+mod histories;
+mod hostile;
+mod invariants;
+mod model_histories;
+mod processes;
+mod replicas;
+mod scenario;
+mod schema_change;
+mod shell;
+mod store;
+mod writes;
