@@ -33,10 +33,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    let command = Cli::parse().command;
+    // Whoever stops reading a list has seen enough; a lab that was not heard out has not converged.
+    let unheard = if matches!(command, Command::Lab(_)) { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    match run(command) {
         Ok(code) => code,
-        // Whoever reads the output has seen enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => unheard,
         Err(error) => {
             // With nowhere left to complain, the exit status has to do.
             let _ = writeln!(anstream::stderr(), "{}opor:{:#} {error:#}", style::BAD, style::BAD);

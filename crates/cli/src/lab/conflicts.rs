@@ -51,6 +51,7 @@ async fn different_columns(story: &mut Story<'_>, stage: &Stage) -> anyhow::Resu
     story.step("No conflict: both write to one row, in different columns")?;
     write(story, &stage.alice, "/edit", &title("plants", "water the ferns")).await?;
     write(story, &stage.bob, "/edit", &tick("plants")).await?;
+    diverged(story, stage, "plants").await?;
     sync(story, stage).await?;
     story.note(
         "Rows merge column by column: alice's title and bob's tick are different cells, so both stay.",

@@ -206,7 +206,7 @@ async fn verdict(
     tour::logs_agree(story, stage, [&logs[0], &logs[1], &logs[2]])?;
     let before = dangling(&files.original)?;
     let after = [dangling(&files.alice)?, dangling(&files.bob)?];
-    story.check("no foreign key points nowhere that did not before", after.iter().all(|n| *n <= before))?;
+    story.check("no foreign key dangles that did not before", after.iter().all(|n| *n <= before))?;
     for left in &coverage.left_out {
         story.note(&format!("Not covered: {} {} ({})", left.what, left.name, left.reason))?;
     }

@@ -27,7 +27,7 @@ pub(crate) async fn play(
     introduce(story, &stage)?;
     if resumed {
         story.note("These are the files of an earlier lab; its rows and cursors are still there.")?;
-        story.state(&side_by_side(&todos_of(&stage).await?), Json::Null)?;
+        converged(story, &stage).await?;
         return Ok(stage);
     }
     offline_writes(story, &stage).await?;

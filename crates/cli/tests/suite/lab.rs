@@ -119,12 +119,12 @@ impl Staying {
     }
 
     /// Ends it with ctrl-c.
-    fn interrupt(mut self) {
+    fn interrupt(mut self, code: i32) {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args(["-INT", &pid]).status().expect("kill runs");
         assert!(sent.success());
         let status = self.child.wait().expect("it ends");
-        assert_eq!(status.code(), Some(0));
+        assert_eq!(status.code(), Some(code));
     }
 }
 
@@ -156,17 +156,18 @@ fn the_curl_commands_work_and_cursors_survive_a_restart() {
         before[0]["pulled_to"].as_u64() > Some(0) && before[0]["acknowledged"].as_u64() > Some(0),
         "{before:?}"
     );
-    lab.interrupt();
+    lab.interrupt(0);
 
     Run::opor(["lab", "--dir", &path]).fails_with(1, "holds the files of an earlier lab");
     let lab = Staying::start(&path);
+    assert_eq!(lab.report["converged"], false, "alice has written since");
     assert_eq!(status(&lab), before);
     let post = |name: &str, action: &str| support::curl(&format!("curl -X POST {}/{action}", lab.url(name)));
     assert_eq!(post("bob", "pull")["received"], 0, "what was pulled is not pulled again");
     assert_eq!(post("alice", "push")["sent"], 2, "only the write of before the restart");
     assert_eq!(post("bob", "pull")["rows_inserted"], 1);
     assert_eq!(todos(&lab, "alice"), todos(&lab, "bob"));
-    lab.interrupt();
+    lab.interrupt(1);
 }
 
 #[test]
@@ -187,7 +188,20 @@ fn a_peer_refuses_what_it_does_not_understand() {
         let answer = support::curl(&format!("curl {}", request.replace("URL", &alice)));
         assert_eq!(answer["error"]["kind"], kind, "{request}: {answer}");
     }
-    lab.interrupt();
+    lab.interrupt(0);
+}
+
+#[test]
+fn a_lab_that_nobody_reads_does_not_claim_success() {
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_opor"))
+        .arg("lab")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("opor starts");
+    drop(lab.stdout.take());
+    let output = lab.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(1), b"".as_slice()));
 }
 
 #[test]
