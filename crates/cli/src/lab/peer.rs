@@ -116,8 +116,13 @@ impl Peer {
         let _one_at_a_time = self.syncing.lock().await;
         let hub_site = self.hub_site;
         let mut pulled = Pulled::default();
+        let mut asked = None;
         loop {
             let cursor = self.with_store(move |store| store.peer_cursor(hub_site)).await??;
+            ensure!(
+                asked.replace(cursor) != Some(cursor),
+                "hub says there is more and the cursor does not move"
+            );
             let piece = self.fetch(cursor.unwrap_or_else(Cursor::start)).await?;
             let (changeset, next) = (piece.changeset, piece.cursor);
             pulled.received += changeset.len();
@@ -131,7 +136,6 @@ impl Peer {
                 pulled.cursor = next.base.0;
                 return Ok(pulled);
             }
-            ensure!(cursor != Some(next), "hub says there is more and sends nothing new");
         }
     }
 

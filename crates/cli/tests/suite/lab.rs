@@ -128,6 +128,15 @@ impl Staying {
     }
 }
 
+/// A test that fails leaves no servers behind.
+impl Drop for Staying {
+    fn drop(&mut self) {
+        // It has ended already unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn the_curl_commands_work_and_cursors_survive_a_restart() {
     let dir = TempDir::new().expect("a directory");
