@@ -1,0 +1,214 @@
+//! A peer: a replica with a database file of its own that pushes to and pulls from the hub.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, ensure};
+use opor_core::{Changeset, DecodeLimits, SiteId};
+use opor_store::{ApplyOptions, ApplyReport, Cursor, Store};
+use serde::{Deserialize, Serialize};
+
+use super::client;
+use super::event::Event;
+
+/// The room of the lab.
+pub(crate) const ROOM: &str = "lab";
+/// About how many changes travel in one request: under 2 MiB of JSON with short values.
+const PIECE: usize = 5_000;
+/// How many events a pull reports; the rest is counted.
+const EVENTS_MAX: usize = 100;
+
+/// A replica and its way to the hub.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) name: &'static str,
+    pub(crate) file: PathBuf,
+    pub(crate) site_id: SiteId,
+    hub: SocketAddr,
+    hub_site: SiteId,
+    store: Arc<Mutex<Store>>,
+    /// Two pulls at once would do the same work twice.
+    syncing: tokio::sync::Mutex<()>,
+}
+
+/// What a push did.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Pushed {
+    /// How many changes were sent.
+    pub(crate) sent: usize,
+    /// The commit of this peer up to which the hub has acknowledged everything.
+    pub(crate) acknowledged: u64,
+}
+
+/// What a pull did.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Pulled {
+    /// How many changes arrived.
+    pub(crate) received: usize,
+    pub(crate) rows_inserted: usize,
+    pub(crate) rows_updated: usize,
+    pub(crate) rows_deleted: usize,
+    pub(crate) cells_won: usize,
+    pub(crate) cells_lost: usize,
+    /// The commit of the hub up to which this peer now holds everything.
+    pub(crate) cursor: u64,
+    /// What happened to rows that both sides had written, the first hundred.
+    pub(crate) events: Vec<Event>,
+    /// How many more there were.
+    pub(crate) events_left_out: usize,
+}
+
+impl Peer {
+    /// A peer on an open store.
+    pub(crate) fn new(
+        name: &'static str,
+        file: PathBuf,
+        store: Store,
+        hub: SocketAddr,
+        hub_site: SiteId,
+    ) -> Arc<Self> {
+        let site_id = store.site_id();
+        let store = Arc::new(Mutex::new(store));
+        Arc::new(Self { name, file, site_id, hub, hub_site, store, syncing: tokio::sync::Mutex::default() })
+    }
+
+    /// Does `work` with the store, where blocking is allowed.
+    pub(crate) async fn with_store<T: Send + 'static, E: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Store) -> Result<T, E> + Send + 'static,
+    ) -> anyhow::Result<Result<T, E>> {
+        let store = self.store.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            // A panic elsewhere leaves no half-done work: SQLite rolls back.
+            work(&mut store.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        done.await.context("work on the database failed")
+    }
+
+    /// Sends the hub what this peer wrote since the last push that was acknowledged.
+    pub(crate) async fn push(&self) -> anyhow::Result<Pushed> {
+        let _one_at_a_time = self.syncing.lock().await;
+        let (site_id, hub_site) = (self.site_id, self.hub_site);
+        let mut pushed = Pushed::default();
+        let mut cursor = None;
+        loop {
+            let piece = move |store: &mut Store| own_piece(store, cursor, site_id, hub_site);
+            let (changeset, next, done) = self.with_store(piece).await??;
+            if !changeset.is_empty() {
+                pushed.sent += changeset.len();
+                client::post(self.hub, &format!("/changes/{ROOM}"), changeset.to_json()).await?;
+            }
+            cursor = Some(next);
+            if done {
+                // The hub has answered for every piece: only now is it known to hold them.
+                let acknowledge = move |store: &mut Store| store.set_acknowledged_by(hub_site, next.base);
+                self.with_store(acknowledge).await??;
+                pushed.acknowledged = next.base.0;
+                return Ok(pushed);
+            }
+        }
+    }
+
+    /// Merges what the hub has and this peer has not. The cursor is stored with the changes, in one transaction.
+    pub(crate) async fn pull(&self) -> anyhow::Result<Pulled> {
+        let _one_at_a_time = self.syncing.lock().await;
+        let hub_site = self.hub_site;
+        let mut pulled = Pulled::default();
+        let mut asked = None;
+        loop {
+            let cursor = self.with_store(move |store| store.peer_cursor(hub_site)).await??;
+            ensure!(
+                asked.replace(cursor) != Some(cursor),
+                "hub says there is more and the cursor does not move"
+            );
+            let piece = self.fetch(cursor.unwrap_or_else(Cursor::start)).await?;
+            let (changeset, next) = (piece.changeset, piece.cursor);
+            pulled.received += changeset.len();
+            if cursor != Some(next) || !changeset.is_empty() {
+                let options =
+                    ApplyOptions { cursor: Some((hub_site, next)), events: true, ..ApplyOptions::default() };
+                let merge = move |store: &mut Store| store.apply_with(&changeset, &options);
+                pulled.add(&self.with_store(merge).await??);
+            }
+            if !piece.more {
+                pulled.cursor = next.base.0;
+                return Ok(pulled);
+            }
+        }
+    }
+
+    /// The cursors into and from the hub: up to where this peer has pulled, up to where its pushes are acknowledged.
+    pub(crate) async fn cursors(&self) -> anyhow::Result<(Option<u64>, u64)> {
+        let hub_site = self.hub_site;
+        let cursors = self.with_store(move |store| {
+            let pulled = store.peer_cursor(hub_site)?.map(|cursor| cursor.base.0);
+            Ok::<_, opor_store::StoreError>((pulled, store.acknowledged_by(hub_site)?.0))
+        });
+        Ok(cursors.await??)
+    }
+
+    async fn fetch(&self, cursor: Cursor) -> anyhow::Result<Piece> {
+        let (cursor, own) = (percent_encoded(&cursor.to_string()), self.site_id);
+        let path = format!("/changes/{ROOM}?cursor={cursor}&exclude={own}&limit={PIECE}");
+        let reply = client::get(self.hub, &path).await?;
+        let hub_site = reply.header("opor-site-id")?;
+        ensure!(hub_site == self.hub_site.to_string(), "hub is now {hub_site}, it was {}", self.hub_site);
+        Ok(Piece {
+            cursor: reply.header("opor-cursor")?.parse().context("hub sent a cursor that is none")?,
+            more: reply.header("opor-more")? == "true",
+            changeset: Changeset::from_json(reply.bytes(), &DecodeLimits::default())
+                .context("hub sent no changes")?,
+        })
+    }
+}
+
+/// An answer of the hub.
+struct Piece {
+    changeset: Changeset,
+    cursor: Cursor,
+    more: bool,
+}
+
+impl Pulled {
+    fn add(&mut self, report: &ApplyReport) {
+        self.rows_inserted += report.rows_inserted;
+        self.rows_updated += report.rows_updated;
+        self.rows_deleted += report.rows_deleted;
+        self.cells_won += report.cells_won;
+        self.cells_lost += report.cells_lost;
+        let events: Vec<Event> = report.events.iter().filter_map(Event::of).collect();
+        let taken = events.len().min(EVENTS_MAX - self.events.len());
+        self.events_left_out += events.len() - taken;
+        self.events.extend(events.into_iter().take(taken));
+    }
+}
+
+/// The next piece to push: only what this site wrote, since the hub is the one place the rest comes from.
+fn own_piece(
+    store: &Store,
+    cursor: Option<Cursor>,
+    site_id: SiteId,
+    hub_site: SiteId,
+) -> anyhow::Result<(Changeset, Cursor, bool)> {
+    let cursor = match cursor {
+        Some(cursor) => cursor,
+        None => Cursor::at(store.acknowledged_by(hub_site)?),
+    };
+    let batch = store.changes(&cursor, PIECE)?;
+    let own = batch.changeset.changes().filter(|change| change.site_id == site_id);
+    Ok((own.collect(), batch.cursor, batch.done))
+}
+
+/// A text as part of a query string.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'-' | b'_' | b'.' => encoded.push(char::from(byte)),
+            _ => write!(encoded, "%{byte:02X}").expect("writing to a String does not fail"),
+        }
+    }
+    encoded
+}

@@ -1,0 +1,150 @@
+//! `opor status`: what a database is and how far it has synced.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use opor_core::SiteId;
+use opor_store::{ClockPolicy, Store};
+use serde::Serialize;
+
+use crate::database;
+use crate::style::{DIM, HEADING};
+use crate::table::{Cell, Table, printable};
+
+/// Show what a database is and how far it has synced.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The database.
+    file: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Facts {
+    file: PathBuf,
+    site_id: String,
+    clock: &'static str,
+    db_version: u64,
+    tables: Vec<TableFacts>,
+    peers: Vec<PeerFacts>,
+    files: Vec<FileFacts>,
+}
+
+#[derive(Debug, Serialize)]
+struct TableFacts {
+    table: String,
+    rows: u64,
+    replicated: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct PeerFacts {
+    site_id: String,
+    /// How far this database has pulled from the peer.
+    pulled: Option<String>,
+    /// Up to which commit the peer has acknowledged what it was pushed.
+    acknowledged: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct FileFacts {
+    file: PathBuf,
+    bytes: u64,
+}
+
+impl Status {
+    pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let facts = self.facts()?;
+        if self.json {
+            writeln!(out, "{}", serde_json::to_string(&facts)?)?;
+            return Ok(());
+        }
+        show(out, &facts)
+    }
+
+    fn facts(&self) -> anyhow::Result<Facts> {
+        let store = database::open_replicated(&self.file)?;
+        let files = database::files(&self.file).into_iter();
+        Ok(Facts {
+            file: self.file.clone(),
+            site_id: store.site_id().to_string(),
+            clock: match store.clock_policy() {
+                ClockPolicy::Hlc => "hlc",
+                ClockPolicy::Lamport => "lamport",
+            },
+            db_version: store.db_version()?.0,
+            tables: tables(&store)?,
+            peers: peers(&store)?,
+            files: files.map(|(file, bytes)| FileFacts { file, bytes }).collect(),
+        })
+    }
+}
+
+fn tables(store: &Store) -> anyhow::Result<Vec<TableFacts>> {
+    let replicated = store.replicated_tables()?;
+    let facts = |table: String| {
+        let rows = database::row_count(store, &table)?;
+        Ok(TableFacts { rows, replicated: replicated.contains(&table), table })
+    };
+    database::user_tables(store)?.into_iter().map(facts).collect()
+}
+
+fn peers(store: &Store) -> anyhow::Result<Vec<PeerFacts>> {
+    let facts = |site: SiteId| {
+        Ok(PeerFacts {
+            site_id: site.to_string(),
+            pulled: store.peer_cursor(site)?.map(|cursor| cursor.to_string()),
+            acknowledged: store.acknowledged_by(site)?.0,
+        })
+    };
+    store.peers()?.into_iter().map(facts).collect()
+}
+
+fn show(out: &mut dyn Write, facts: &Facts) -> anyhow::Result<()> {
+    writeln!(out, "{HEADING}{}{HEADING:#}", printable(&facts.file.display().to_string()))?;
+    writeln!(out, "  site     {}", facts.site_id)?;
+    let clock = match facts.clock {
+        "hlc" => "hybrid (a version is a time)",
+        _ => "lamport (a version is a count, as in cr-sqlite)",
+    };
+    writeln!(out, "  clock    {clock}")?;
+    writeln!(out, "  commits  {}", facts.db_version)?;
+    for file in &facts.files {
+        let name = file.file.file_name().unwrap_or_default().to_string_lossy();
+        writeln!(out, "  file     {} {DIM}{}{DIM:#}", size(file.bytes), printable(&name))?;
+    }
+    writeln!(out)?;
+    let mut table = Table::new(&["table", ">rows", "replicated"]);
+    for facts in &facts.tables {
+        let replicated = if facts.replicated { Cell::from("yes") } else { Cell::styled("no", DIM) };
+        table.push(vec![Cell::from(&facts.table), facts.rows.to_string().into(), replicated]);
+    }
+    table.write(out, 2)?;
+    writeln!(out)?;
+    if facts.peers.is_empty() {
+        writeln!(out, "  {DIM}no peer has been synced with yet{DIM:#}")?;
+        return Ok(());
+    }
+    let mut table = Table::new(&["peer", "pulled to", ">acknowledged"]);
+    for peer in &facts.peers {
+        let pulled = peer.pulled.as_deref().unwrap_or("never");
+        table.push(vec![Cell::from(&peer.site_id), pulled.into(), peer.acknowledged.to_string().into()]);
+    }
+    table.write(out, 2)?;
+    Ok(())
+}
+
+/// `1.2 MiB`.
+fn size(bytes: u64) -> String {
+    let (mut whole, mut unit) = (bytes as f64, "B");
+    for next in ["KiB", "MiB", "GiB"] {
+        if whole < 1024.0 {
+            break;
+        }
+        (whole, unit) = (whole / 1024.0, next);
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{whole:.1} {unit}") }
+}

@@ -1,0 +1,5 @@
+//! The `opor` command as people run it.
+
+mod command;
+mod lab;
+mod support;

@@ -1,0 +1,156 @@
+//! `GET` and `POST /changes/{room}`: the change log of a room as JSON rows.
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::IntoResponse;
+use opor_core::{Changeset, DbVersion, DecodeLimits, SiteId};
+use opor_store::{ApplyReport, Cursor, Store};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::body::{WholeBody, parse_json};
+use crate::hub::Hub;
+use crate::{HubError, RoomName};
+
+/// Memory for the changes of a body, for each byte of it: a change of 130 bytes of JSON takes about 200.
+const MEMORY_PER_BYTE: usize = 8;
+
+/// What is asked for in the query string.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PullQuery {
+    /// Changes after this commit of the hub.
+    since: Option<u64>,
+    /// Where the last piece ended: the value of its header `opor-cursor`. Goes before `since`.
+    cursor: Option<String>,
+    /// About how many changes at most.
+    limit: Option<usize>,
+    /// Leave out what this site wrote, in hex.
+    exclude: Option<String>,
+}
+
+/// A piece of the change log.
+struct Piece {
+    changeset: Changeset,
+    site_id: SiteId,
+    cursor: Cursor,
+    done: bool,
+}
+
+/// Answers an array of rows in order of `db_version` and `seq`, which are the hub's own.
+///
+/// Headers: `opor-site-id`, the hub's identity; `opor-db-version`, the commit up to which the client now holds
+/// everything, even when the array is empty; `opor-cursor`, where to go on; `opor-more`, whether there is more.
+pub(crate) async fn pull(
+    State(hub): State<Hub>,
+    room: RoomName,
+    query: Result<Query<PullQuery>, QueryRejection>,
+) -> Result<impl IntoResponse, HubError> {
+    let Query(query) = query.map_err(|error| HubError::Query { reason: error.body_text() })?;
+    let (cursor, exclude) = (query.start()?, query.excluded()?);
+    let limit = query.limit.unwrap_or(usize::MAX).max(1);
+    let room = hub.rooms().existing(&room)?;
+    let piece = room.run(move |file| read(file.store()?, &cursor, limit)).await?;
+    let headers = piece.headers();
+    let encode = tokio::task::spawn_blocking(move || piece.encode(exclude));
+    Ok((headers, encode.await.map_err(|_| HubError::Closing)?))
+}
+
+/// Merges rows; answers what that did. All of them or, on an error, none.
+pub(crate) async fn post(
+    State(hub): State<Hub>,
+    room: RoomName,
+    WholeBody(body): WholeBody,
+) -> Result<impl IntoResponse, HubError> {
+    let room = hub.rooms().existing(&room)?;
+    let bytes_max = hub.options().body_bytes_max;
+    let limits = DecodeLimits { bytes_max, memory_max: bytes_max.saturating_mul(MEMORY_PER_BYTE) };
+    let decode = tokio::task::spawn_blocking(move || decode(&body, &limits));
+    let changeset = decode.await.map_err(|_| HubError::Closing)??;
+    let answer = room.run(move |file| {
+        let store = file.store()?;
+        let report = store.apply(&changeset)?;
+        Ok(answer(&changeset, &report, store.site_id(), store.db_version()?))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/json")], answer.await?.to_string()))
+}
+
+impl PullQuery {
+    fn start(&self) -> Result<Cursor, HubError> {
+        if let Some(cursor) = &self.cursor {
+            return cursor
+                .parse()
+                .map_err(|_| HubError::Query { reason: "cursor is not one of ours".into() });
+        }
+        match DbVersion(self.since.unwrap_or(0)) {
+            since if since > DbVersion::MAX => {
+                Err(HubError::Query { reason: format!("since is {since}, the limit is {}", DbVersion::MAX) })
+            }
+            since => Ok(Cursor::at(since)),
+        }
+    }
+
+    fn excluded(&self) -> Result<Option<SiteId>, HubError> {
+        let Some(hex) = &self.exclude else { return Ok(None) };
+        let site = SiteId::from_hex(hex).map_err(|error| HubError::Query { reason: error.to_string() })?;
+        Ok(Some(site))
+    }
+}
+
+impl Piece {
+    fn headers(&self) -> HeaderMap {
+        let text = |value: String| HeaderValue::try_from(value).expect("numbers and hex are header text");
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert("opor-site-id", text(self.site_id.to_string()));
+        headers.insert("opor-db-version", text(self.cursor.base.to_string()));
+        headers.insert("opor-cursor", text(self.cursor.to_string()));
+        headers.insert("opor-more", text((!self.done).to_string()));
+        headers
+    }
+
+    fn encode(self, exclude: Option<SiteId>) -> String {
+        let Some(exclude) = exclude else { return self.changeset.to_json() };
+        let others: Changeset = self.changeset.changes().filter(|change| change.site_id != exclude).collect();
+        others.to_json()
+    }
+}
+
+/// The changes as an array, or as `{"changes": [..]}`.
+fn decode(body: &[u8], limits: &DecodeLimits) -> Result<Changeset, HubError> {
+    #[derive(Deserialize)]
+    struct Wrapped<'a> {
+        #[serde(borrow)]
+        changes: &'a RawValue,
+    }
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Ok(Changeset::from_json(body, limits)?);
+    }
+    let wrapped: Wrapped<'_> = parse_json(body)?;
+    Ok(Changeset::from_json(wrapped.changes.get(), limits)?)
+}
+
+fn read(store: &Store, cursor: &Cursor, limit: usize) -> Result<Piece, HubError> {
+    let batch = store.changes(cursor, limit)?;
+    Ok(Piece { changeset: batch.changeset, site_id: store.site_id(), cursor: batch.cursor, done: batch.done })
+}
+
+fn answer(
+    changeset: &Changeset,
+    report: &ApplyReport,
+    site_id: SiteId,
+    db_version: DbVersion,
+) -> serde_json::Value {
+    serde_json::json!({
+        "applied": changeset.len(),
+        "db_version": db_version,
+        "site_id": site_id.to_string(),
+        "rows_inserted": report.rows_inserted,
+        "rows_updated": report.rows_updated,
+        "rows_deleted": report.rows_deleted,
+        "cells_won": report.cells_won,
+        "cells_lost": report.cells_lost,
+        "unchanged": report.unchanged,
+    })
+}
