@@ -8,6 +8,7 @@ use rusqlite::Error;
 use rustc_hash::FxHashMap;
 
 use crate::colset::ColSet;
+use crate::meta;
 use crate::sqlite::{Db, quote};
 
 /// A replicated table.
@@ -98,6 +99,8 @@ pub(crate) struct Column {
     /// Its bit in a [`ColSet`].
     pub(crate) bit: u32,
     pub(crate) ordinal: i32,
+    /// Whether it stores some values as another type.
+    pub(crate) converts: bool,
     /// What a row created without a value for a NOT NULL column without a default gets.
     pub(crate) filler: Option<Value>,
 }
@@ -191,7 +194,7 @@ impl Catalog {
         let mut catalog = Self { schema_version, ..Self::default() };
         let definitions = Definitions::read(db)?;
         let mut columns = recorded_columns(db)?;
-        for (id, recorded) in recorded_tables(db)? {
+        for (id, recorded) in meta::recorded_tables(db)? {
             let known = columns.remove(&id).unwrap_or_default();
             // A table is the one its guard stands on; it may bear another name by now.
             let Some(name) = definitions.guarded.get(&id) else {
@@ -255,16 +258,6 @@ impl Definitions {
     }
 }
 
-fn recorded_tables(db: Db) -> Result<Vec<(u32, String)>, Error> {
-    let mut stmt = db.prepare("SELECT id, name FROM opor_table ORDER BY id")?;
-    let mut rows = stmt.start();
-    let mut tables = Vec::new();
-    while rows.step()? {
-        tables.push((rows.integer(0) as u32, rows.text(1)?.to_owned()));
-    }
-    Ok(tables)
-}
-
 /// Per table the live columns on record, and the next free bit.
 type Recorded = FxHashMap<u32, (Vec<(String, u32)>, u32)>;
 
@@ -302,7 +295,7 @@ pub(crate) struct ShapeColumn {
     pub(crate) ordinal: i32,
     pub(crate) not_null: bool,
     pub(crate) has_default: bool,
-    filler: Value,
+    affinity: Affinity,
 }
 
 impl Shape {
@@ -352,9 +345,9 @@ impl Shape {
                 let affinity = Affinity::of(rows.text(2)?);
                 key.push((pk, KeyColumn { name: name.into(), ordinal, affinity }));
             } else if hidden == 0 {
-                let filler = Affinity::of(rows.text(2)?).filler();
+                let affinity = Affinity::of(rows.text(2)?);
                 let has_default = rows.integer(4) != 0;
-                self.columns.push(ShapeColumn { name, ordinal, not_null, has_default, filler });
+                self.columns.push(ShapeColumn { name, ordinal, not_null, has_default, affinity });
             }
         }
         key.sort_by_key(|(place, _)| *place);
@@ -389,8 +382,9 @@ impl Shape {
                 last_bit
             });
             all.insert(bit);
-            let filler = (column.not_null && !column.has_default).then_some(column.filler);
-            columns.push(Column { name, bit, ordinal: column.ordinal, filler });
+            let filler = (column.not_null && !column.has_default).then(|| column.affinity.filler());
+            let converts = column.affinity != Affinity::Blob;
+            columns.push(Column { name, bit, ordinal: column.ordinal, converts, filler });
         }
         if columns.is_empty() {
             all = ColSet::sentinel();

@@ -13,9 +13,11 @@ use rustc_hash::FxHashMap;
 use crate::catalog::{Catalog, ColumnChange, Table};
 use crate::clocks::Clocks;
 use crate::colset::ColSet;
+use crate::hook::Assignable;
 use crate::meta::{self, Meta};
 use crate::notes::{MergeOp, Note, Notes};
 use crate::options::{ClockPolicy, WallClock};
+use crate::read::ReadSql;
 use crate::replay::{Numbering, Replay, seqs_of};
 use crate::sqlite::{Db, Stmt, failure};
 
@@ -39,6 +41,8 @@ pub(crate) struct Engine {
     pub(crate) hybrid: RefCell<HybridClock>,
     pub(crate) sites: RefCell<Sites>,
     sql: RefCell<Option<EngineSql>>,
+    pub(crate) read_sql: RefCell<ReadSql>,
+    pub(crate) assignable: RefCell<Assignable>,
     /// The numbering of the open transaction, once something has been replayed.
     numbering: Cell<Option<Numbering>>,
     /// The stamp of the open transaction, which outlives a second replay.
@@ -102,6 +106,8 @@ impl Engine {
             hybrid: RefCell::new(HybridClock::new(drift_max_ms)),
             sites: RefCell::default(),
             sql: RefCell::new(None),
+            read_sql: RefCell::default(),
+            assignable: RefCell::default(),
             numbering: Cell::new(None),
             stamp: Cell::new(None),
             keys_matter: Cell::new(false),
@@ -134,6 +140,7 @@ impl Engine {
     /// Lets go of every statement, before the connection closes.
     pub(crate) fn stop(&self) {
         *self.sql.borrow_mut() = None;
+        self.read_sql.take();
         self.clocks.borrow_mut().finalize();
     }
 
@@ -163,19 +170,26 @@ impl Engine {
 
     /// Makes what is in memory match the file, as the open transaction sees it.
     pub(crate) fn refresh(&self) -> Result<(), Error> {
-        let seen = {
-            let mut sql = self.sql.borrow_mut();
-            let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
-            let mut row = sql.data_version.start();
-            row.step()?;
-            row.integer(0)
-        };
+        let seen = self.seen_version()?;
         if self.stale.get() || seen != self.data_version.get() {
             self.reload()?;
             self.data_version.set(seen);
             self.stale.set(false);
         }
         self.refresh_catalog()
+    }
+
+    fn seen_version(&self) -> Result<i64, Error> {
+        let mut sql = self.sql.borrow_mut();
+        let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
+        let mut row = sql.data_version.start();
+        row.step()?;
+        Ok(row.integer(0))
+    }
+
+    /// Whether nothing has been committed, by anyone, since this connection last looked; and nothing is open.
+    pub(crate) fn is_current(&self) -> Result<bool, Error> {
+        Ok(!self.stale.get() && !self.enlisted.get() && self.seen_version()? == self.data_version.get())
     }
 
     fn refresh_catalog(&self) -> Result<(), Error> {
@@ -405,6 +419,7 @@ impl Engine {
 
     /// After a rollback of schema changes within a transaction that goes on.
     pub(crate) fn forget_schema(&self) {
+        self.read_sql.take();
         self.clocks.borrow_mut().finalize();
         if self.load_catalog().is_err() {
             self.forget_catalog();

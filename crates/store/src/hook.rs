@@ -3,9 +3,11 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
+use std::rc::Rc;
 
 use opor_core::{PackedKey, ValueRef};
 use rusqlite::ffi;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::catalog::Table;
 use crate::colset::ColSet;
@@ -19,8 +21,81 @@ use crate::sqlite::{Db, RawValue};
 /// # Safety
 /// `engine` outlives the connection.
 pub(crate) unsafe fn install(db: Db, engine: *const Engine) {
+    let context = engine.cast_mut().cast::<c_void>();
     // SAFETY: the handle is open; the engine outlives it by the caller's promise.
-    unsafe { ffi::sqlite3_preupdate_hook(db.0, Some(on_change), engine.cast_mut().cast::<c_void>()) };
+    unsafe {
+        ffi::sqlite3_preupdate_hook(db.0, Some(on_change), context);
+        ffi::sqlite3_set_authorizer(db.0, Some(on_prepare), context);
+    }
+}
+
+/// Allows everything, and remembers which columns some statement can assign: only those need comparing when a row is
+/// updated. Every statement passes here when it is prepared, triggers and foreign key actions included.
+unsafe extern "C" fn on_prepare(
+    engine: *mut c_void,
+    action: c_int,
+    table: *const c_char,
+    column: *const c_char,
+    _database: *const c_char,
+    _trigger: *const c_char,
+) -> c_int {
+    if action == ffi::SQLITE_UPDATE && !table.is_null() && !column.is_null() {
+        // SAFETY: `install` was given an engine that outlives the connection; the names are NUL-terminated.
+        let (engine, table, column) =
+            unsafe { (&*engine.cast::<Engine>(), CStr::from_ptr(table), CStr::from_ptr(column)) };
+        engine.assignable.borrow_mut().note(table.to_bytes(), column.to_bytes());
+    }
+    ffi::SQLITE_OK
+}
+
+/// The columns that statements of this connection can assign, by table. It only grows: a statement may be kept for
+/// long.
+#[derive(Debug, Default)]
+pub(crate) struct Assignable {
+    by_table: FxHashMap<Box<[u8]>, FxHashSet<Box<[u8]>>>,
+    /// What that comes to for a table as it is in the catalog.
+    compared: FxHashMap<u32, (Rc<Table>, Rc<Compared>)>,
+}
+
+/// What to compare when a row is updated.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    /// Ordinal and bit of columns outside the key.
+    columns: Vec<(i32, u32)>,
+    /// Ordinals of key columns.
+    key: Vec<i32>,
+}
+
+impl Assignable {
+    fn note(&mut self, table: &[u8], column: &[u8]) {
+        if let Some(columns) = self.by_table.get_mut(table) {
+            if columns.contains(column) {
+                return;
+            }
+            columns.insert(column.into());
+        } else {
+            self.by_table.insert(table.into(), FxHashSet::from_iter([column.into()]));
+        }
+        self.compared.clear();
+    }
+
+    fn compared(&mut self, table: &Rc<Table>) -> Rc<Compared> {
+        if let Some((of, compared)) = self.compared.get(&table.id)
+            && Rc::ptr_eq(of, table)
+        {
+            return compared.clone();
+        }
+        let known = self.by_table.get(table.name.as_bytes());
+        let assigned = |name: &str| known.is_none_or(|columns| columns.contains(name.as_bytes()));
+        let columns = table.columns.iter().filter(|column| assigned(&column.name));
+        let key = table.key.iter().filter(|column| assigned(&column.name));
+        let compared = Rc::new(Compared {
+            columns: columns.map(|column| (column.ordinal, column.bit)).collect(),
+            key: key.map(|column| column.ordinal).collect(),
+        });
+        self.compared.insert(table.id, (table.clone(), compared.clone()));
+        compared
+    }
 }
 
 unsafe extern "C" fn on_change(
@@ -81,7 +156,10 @@ fn on_write(engine: &Engine, op: c_int, name: &CStr, old_row: i64, new_row: i64)
         }
         ffi::SQLITE_INSERT => event.insert(&mut notes, || engine.recursive_triggers()),
         ffi::SQLITE_DELETE => event.delete(&mut notes),
-        _ => event.update(&mut notes, || engine.keys_matter.set(true)),
+        _ => {
+            let compared = engine.assignable.borrow_mut().compared(table);
+            event.update(&mut notes, &compared, || engine.keys_matter.set(true))
+        }
     };
     noted.map_err(|fault| fault.0)
 }
@@ -197,20 +275,20 @@ impl Event<'_> {
         Ok(unsafe { !old.same(new) })
     }
 
-    fn update(&self, notes: &mut Notes, deletes: impl Fn()) -> Result<(), Fault> {
+    fn update(&self, notes: &mut Notes, compared: &Compared, deletes: impl Fn()) -> Result<(), Fault> {
         let table = self.table;
         let mut cols = ColSet::default();
-        for column in &table.columns {
-            if self.changed(column.ordinal)? {
-                cols.insert(column.bit);
+        for (ordinal, bit) in &compared.columns {
+            if self.changed(*ordinal)? {
+                cols.insert(*bit);
             }
         }
         let mut moved = false;
         if table.rowid_is_key {
             moved = self.old_row != self.new_row;
         } else {
-            for column in &table.key {
-                moved |= self.changed(column.ordinal)?;
+            for ordinal in &compared.key {
+                moved |= self.changed(*ordinal)?;
             }
         }
         if moved || (self.old_row != self.new_row && !table.keyed) {

@@ -8,13 +8,13 @@ use opor_core::{
 use rusqlite::Error;
 use rustc_hash::FxHashMap;
 
-use crate::block::{Block, CellClock};
+use crate::block::CellClock;
 use crate::catalog::{Column, Table};
 use crate::clocks::Tomb;
 use crate::colset::ColSet;
 use crate::engine::Engine;
 use crate::notes::MergeOp;
-use crate::sqlite::{Run, Stmt, failure, quote};
+use crate::sqlite::{Run, Stmt, failure, held, quote};
 
 /// The changes to one row, as they came.
 #[derive(Debug)]
@@ -121,18 +121,23 @@ enum Place {
 /// What is known of a row before the merge.
 struct Local {
     place: Place,
-    block: Option<Block>,
-    bit: u32,
     cl: u64,
+    /// The clocks of the incoming cells, in their order.
+    clocks: Vec<Option<CellClock>>,
     /// Set when the merge has created the row again: its cells then start from nothing.
     restarted: bool,
 }
 
-impl Local {
-    fn cell(&self, bit: u32) -> Option<CellClock> {
-        let clock = self.block.as_ref().and_then(|block| block.cell(self.bit, bit))?;
-        Some(if self.restarted { CellClock { cv: 0, ..clock } } else { clock })
-    }
+/// What is known of one cell.
+struct LocalCell {
+    clock: Option<CellClock>,
+    value: Option<Same>,
+}
+
+/// A local value beside the incoming one.
+enum Same {
+    Incoming,
+    Other(Value),
 }
 
 impl Merger<'_> {
@@ -144,7 +149,7 @@ impl Merger<'_> {
             }
             self.sql.last_was_new = false;
         }
-        let mut local = self.local(table, row.key)?;
+        let mut local = self.local(table, row)?;
         let mut outcome = RowOutcome { local_cl: local.cl, ..RowOutcome::default() };
         if row.cl.is_multiple_of(2) {
             if let Some(op) = self.merge_delete(table, row, &local, &mut outcome)? {
@@ -156,8 +161,9 @@ impl Merger<'_> {
             return Ok(outcome);
         }
         let mut create = self.merge_sentinel(row, &mut local, &mut outcome);
-        for (i, cell) in row.cells.iter().enumerate() {
-            self.merge_cell(table, row.key, (i, cell, row.cl), &mut local, &mut create, &mut outcome)?;
+        let known = self.local_cells(table, row, &local)?;
+        for cell in known.into_iter().enumerate() {
+            self.merge_cell(table, row, cell, &mut local, &mut create, &mut outcome)?;
         }
         self.write(table, row, &local, create, &mut outcome)?;
         Ok(outcome)
@@ -171,7 +177,8 @@ impl Merger<'_> {
                 return Ok(None);
             }
         }
-        let won: Vec<usize> = (0..row.cells.len()).collect();
+        let mut won: Vec<usize> = (0..row.cells.len()).collect();
+        won.sort_unstable_by_key(|i| row.cells[*i].column);
         if !self.insert_row(table, row, &won)? {
             return Ok(None);
         }
@@ -180,18 +187,21 @@ impl Merger<'_> {
         Ok(Some(outcome))
     }
 
-    fn local(&mut self, table: &Rc<Table>, key: &PackedKey) -> Result<Local, Error> {
-        let place = self.find(table, key)?;
+    fn local(&mut self, table: &Rc<Table>, row: &IncomingRow<'_>) -> Result<Local, Error> {
+        let place = self.find(table, row.key)?;
+        let key = row.key.as_bytes();
         let mut clocks = self.engine.clocks.borrow_mut();
-        let mut local = Local { place, block: None, bit: 0, cl: 0, restarted: false };
+        let mut local = Local { place, cl: 0, clocks: vec![None; row.cells.len()], restarted: false };
         if let Place::Row(rowid) = place {
-            let (id, bit) = clocks.place_of(table, rowid, key.as_bytes())?;
-            local.bit = bit;
-            local.block = clocks.peek(id)?.map(|record| record.block);
-            local.cl = local.block.as_ref().map_or(0, |block| block.cl(bit));
+            let (id, bit) = clocks.place_of(table, rowid, key)?;
+            let block = &clocks.peek(id)?.block;
+            local.cl = block.cl(bit);
+            for (clock, cell) in local.clocks.iter_mut().zip(&row.cells) {
+                *clock = block.cell(bit, table.columns[cell.column].bit);
+            }
         }
         if local.cl == 0 {
-            local.cl = clocks.tomb(table.id, key.as_bytes())?.map_or(0, |tomb| tomb.cl);
+            local.cl = clocks.tomb(table.id, key)?.map_or(0, |tomb| tomb.cl);
         }
         Ok(local)
     }
@@ -260,41 +270,85 @@ impl Merger<'_> {
         }
     }
 
+    /// The local clocks of the incoming cells, and the row's values when one of them decides or is watched.
+    fn local_cells(
+        &mut self,
+        table: &Rc<Table>,
+        row: &IncomingRow<'_>,
+        local: &Local,
+    ) -> Result<Vec<LocalCell>, Error> {
+        let cells = row.cells.iter().zip(&local.clocks);
+        let mut known: Vec<LocalCell> =
+            cells.map(|(_, clock)| LocalCell { clock: *clock, value: None }).collect();
+        let Place::Row(rowid) = local.place else { return Ok(known) };
+        let watched = !matches!(self.watch, Watch::Nothing);
+        // A value decides ties only, and is read only then.
+        let wanted = |known: &LocalCell, cell: &IncomingCell<'_>| {
+            known.clock.is_some_and(|clock| {
+                watched || (clock.cv == cell.clock.cv && local.cl == row.cl) || local.restarted
+            })
+        };
+        if !known.iter().zip(&row.cells).any(|(known, cell)| wanted(known, cell)) {
+            return Ok(known);
+        }
+        let stmt = held(&mut self.sql.read, table.id, || {
+            let columns: Vec<_> = table.columns.iter().map(|column| quote(&column.name)).collect();
+            let (columns, name) = (columns.join(", "), table.sql_name());
+            self.engine.db.prepare(&format!("SELECT {columns} FROM {name} WHERE {}", row_condition(table)))
+        })?;
+        let mut values = stmt.start();
+        bind_row(&mut values, table, row.key, rowid)?;
+        if !values.step()? {
+            return Err(failure("a row went away while it was merged"));
+        }
+        for (known, cell) in known.iter_mut().zip(&row.cells) {
+            if wanted(known, cell) {
+                let value = values.value(cell.column as i32)?;
+                // Equal values need no copy: the incoming one says the same.
+                known.value =
+                    Some(if value == cell.value { Same::Incoming } else { Same::Other(value.to_owned()) });
+            }
+        }
+        Ok(known)
+    }
+
     fn merge_cell(
         &mut self,
         table: &Rc<Table>,
-        key: &PackedKey,
-        (i, cell, cl): (usize, &IncomingCell<'_>, u64),
+        row: &IncomingRow<'_>,
+        (i, known): (usize, LocalCell),
         local: &mut Local,
         create: &mut Option<IncomingClock>,
         outcome: &mut RowOutcome,
     ) -> Result<(), Error> {
-        let column = &table.columns[cell.column];
-        let clock = local.cell(column.bit);
-        // The value decides ties only, and is read only then; watching for conflicts wants it in any case.
-        let tie = clock.is_some_and(|clock| clock.cv == cell.clock.cv && local.cl == cl);
-        let watched = !matches!(self.watch, Watch::Nothing) && clock.is_some();
-        let value = match local.place {
-            Place::Row(rowid) if tie || watched => Some(self.read(table, key, cell.column, rowid)?),
-            _ => None,
-        };
-        let site = match clock {
-            Some(clock) => self.engine.site_of(clock.site)?,
-            None => cell.clock.site,
-        };
-        let known = clock
-            .map(|clock| (ColVersion(clock.cv), site, value.as_ref().map_or(ValueRef::Null, Value::as_ref)));
-        let mut decided = decision(self.engine, local.cl, known, cl, false, &cell.clock, cell.value);
-        if let (Outcome::Win, true, Some(clock), Some(value)) = (decided, tie, clock, &value) {
-            // The same write again, which column affinity has given another type here: not a new one.
-            let same_write = clock.site == cell.clock.ordinal && clock.seq == cell.clock.seq;
-            if same_write && std::mem::discriminant(&value.as_ref()) != std::mem::discriminant(&cell.value) {
-                decided = Outcome::Known;
+        let (cell, cl) = (&row.cells[i], row.cl);
+        let clock =
+            known.clock.map(|clock| if local.restarted { CellClock { cv: 0, ..clock } } else { clock });
+        let value = known.value.as_ref().map(|value| match value {
+            Same::Incoming => cell.value,
+            Same::Other(value) => value.as_ref(),
+        });
+        let cell_state = match clock {
+            Some(clock) => {
+                let site = self.engine.site_of(clock.site)?;
+                Some((ColVersion(clock.cv), site, value.unwrap_or(ValueRef::Null)))
             }
+            None => None,
+        };
+        let mut decided = decision(self.engine, local.cl, cell_state, cl, false, &cell.clock, cell.value);
+        let tie = clock.is_some_and(|clock| clock.cv == cell.clock.cv);
+        let tie = tie && table.columns[cell.column].converts;
+        if let (Outcome::Win, true, Some(Same::Other(value))) = (decided, tie, &known.value)
+            && std::mem::discriminant(&value.as_ref()) != std::mem::discriminant(&cell.value)
+            && self.stored_alike(table, row, cell, local)?
+        {
+            // The same value, which the column's affinity has given another type here.
+            decided = Outcome::Known;
         }
         let won = matches!(decided, Outcome::Win | Outcome::CreateAndWin);
-        if let (Some(clock), Some(value), Outcome::Win | Outcome::Lose) = (clock, value, decided)
-            && self.is_conflict(clock, cell, &value)
+        if let (Some(clock), Some(Same::Other(value)), Outcome::Win | Outcome::Lose) =
+            (clock, known.value, decided)
+            && self.is_conflict(clock, cell)
         {
             outcome.conflicts.push(CellConflict { cell: i, local: value, clock, incoming_won: won });
         }
@@ -315,26 +369,35 @@ impl Merger<'_> {
         Ok(())
     }
 
-    fn is_conflict(&self, clock: CellClock, cell: &IncomingCell<'_>, value: &Value) -> bool {
+    /// Whether the column would store the incoming value as the one that is there.
+    fn stored_alike(
+        &mut self,
+        table: &Table,
+        row: &IncomingRow<'_>,
+        cell: &IncomingCell<'_>,
+        local: &Local,
+    ) -> Result<bool, Error> {
+        let Place::Row(rowid) = local.place else { return Ok(false) };
+        let stmt = held(&mut self.sql.same, (table.id, cell.column), || {
+            let (name, column) = (table.sql_name(), quote(&table.columns[cell.column].name));
+            let condition = row_condition(table);
+            self.engine
+                .db
+                .prepare(&format!("SELECT 1 FROM {name} WHERE {column} COLLATE BINARY IS ? AND {condition}"))
+        })?;
+        let mut run = stmt.start();
+        run.bind(cell.value)?;
+        bind_row(&mut run, table, row.key, rowid)?;
+        run.step()
+    }
+
+    fn is_conflict(&self, clock: CellClock, cell: &IncomingCell<'_>) -> bool {
         let Watch::Conflicts { acknowledged } = self.watch else { return false };
-        if clock.site == cell.clock.ordinal || value.as_ref() == cell.value {
+        if clock.site == cell.clock.ordinal {
             return false;
         }
         // A newer write may simply follow the older; it does not when the older is ours and the peer has not seen it.
         cell.clock.cv <= clock.cv || (clock.site == 0 && clock.dv > acknowledged)
-    }
-
-    fn read(&mut self, table: &Table, key: &PackedKey, column: usize, rowid: i64) -> Result<Value, Error> {
-        let stmt = held(&mut self.sql.read, (table.id, column), || {
-            let (name, column) = (table.sql_name(), quote(&table.columns[column].name));
-            self.engine.db.prepare(&format!("SELECT {column} FROM {name} WHERE {}", row_condition(table)))
-        })?;
-        let mut row = stmt.start();
-        bind_row(&mut row, table, key, rowid)?;
-        if !row.step()? {
-            return Err(failure("a row went away while it was merged"));
-        }
-        Ok(row.value(0)?.to_owned())
     }
 
     fn write(
@@ -348,6 +411,8 @@ impl Merger<'_> {
         if create.is_none() && outcome.won.is_empty() {
             return Ok(());
         }
+        // Statements are kept by the set of columns they write, so the values come in table order.
+        outcome.won.sort_unstable_by_key(|i| row.cells[*i].column);
         let rowid = match local.place {
             Place::Row(rowid) => {
                 if !outcome.won.is_empty() {
@@ -420,7 +485,7 @@ impl Merger<'_> {
         rowid: i64,
         won: &[usize],
     ) -> Result<(), Error> {
-        let shape: Vec<u16> = won.iter().map(|i| row.cells[*i].column as u16).collect();
+        let shape = shape_of(row, won);
         let stmt = held(&mut self.sql.update, (table.id, shape), || {
             let set: Vec<_> = won
                 .iter()
@@ -438,7 +503,7 @@ impl Merger<'_> {
 
     /// `false` when there is a row of this key already.
     fn insert_row(&mut self, table: &Table, row: &IncomingRow<'_>, won: &[usize]) -> Result<bool, Error> {
-        let shape: Vec<u16> = won.iter().map(|i| row.cells[*i].column as u16).collect();
+        let shape = shape_of(row, won);
         let fillers = || {
             let missing = |(i, _): &(usize, &Column)| !won.iter().any(|won| row.cells[*won].column == *i);
             table
@@ -508,23 +573,18 @@ fn row_condition(table: &Table) -> String {
     if table.keyed { table.key_condition() } else { format!("{} = ?", table.rowid_name) }
 }
 
-fn bind_row(run: &mut Run<'_>, table: &Table, key: &PackedKey, rowid: i64) -> Result<(), Error> {
+fn bind_row<'r>(run: &mut Run<'r>, table: &Table, key: &'r PackedKey, rowid: i64) -> Result<(), Error> {
     if table.keyed { bind_key(run, key) } else { run.bind_integer(rowid) }
 }
 
-fn bind_key(run: &mut Run<'_>, key: &PackedKey) -> Result<(), Error> {
-    let mut columns = key.columns();
-    columns.try_for_each(|column| run.bind(column))
+/// The columns that a write sets; the key of its statement.
+fn shape_of(row: &IncomingRow<'_>, won: &[usize]) -> ColSet {
+    let mut shape = ColSet::default();
+    won.iter().for_each(|i| shape.insert(row.cells[*i].column as u32));
+    shape
 }
 
-/// A statement that is prepared once.
-fn held<K: std::hash::Hash + Eq>(
-    statements: &mut FxHashMap<K, Stmt>,
-    key: K,
-    prepare: impl FnOnce() -> Result<Stmt, Error>,
-) -> Result<&mut Stmt, Error> {
-    match statements.entry(key) {
-        std::collections::hash_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
-        std::collections::hash_map::Entry::Vacant(entry) => Ok(entry.insert(prepare()?)),
-    }
+fn bind_key<'r>(run: &mut Run<'r>, key: &'r PackedKey) -> Result<(), Error> {
+    let mut columns = key.columns();
+    columns.try_for_each(|column| run.bind(column))
 }

@@ -179,6 +179,24 @@ pub(crate) fn add_table(db: Db, name: &str) -> Result<u32, Error> {
     Ok(id)
 }
 
+/// The tables on record, with the names they are recorded under.
+pub(crate) fn recorded_tables(db: Db) -> Result<Vec<(u32, String)>, Error> {
+    let mut stmt = db.prepare("SELECT id, name FROM opor_table ORDER BY id")?;
+    let mut rows = stmt.start();
+    let mut tables = Vec::new();
+    while rows.step()? {
+        tables.push((rows.integer(0) as u32, rows.text(1)?.to_owned()));
+    }
+    Ok(tables)
+}
+
+pub(crate) fn is_table(db: Db, name: &str) -> Result<bool, Error> {
+    let mut stmt = db.prepare("SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?")?;
+    let mut row = stmt.start();
+    row.bind_text(name)?;
+    row.step()
+}
+
 /// Puts the guard on a table: an index that is always empty, over every column, under a condition that only a
 /// connection of opor can evaluate. A program that writes to the table without opor, which would leave no trace in the
 /// clocks, is refused ("no such function: opor_guard"). It costs one test of a constant a row, where a trigger would
@@ -215,9 +233,10 @@ pub(crate) fn is_guarded(db: Db, id: u32, table: &str) -> Result<bool, Error> {
     let mut stmt = db.prepare(
         "SELECT (SELECT count(*) FROM pragma_table_info(?, 'main')) = (SELECT count(*) FROM pragma_index_info(?, 'main'))",
     )?;
+    let guard = format!("opor_guard_{id}");
     let mut row = stmt.start();
     row.bind_text(table)?;
-    row.bind_text(&format!("opor_guard_{id}"))?;
+    row.bind_text(&guard)?;
     row.step()?;
     Ok(row.integer(0) != 0)
 }
@@ -307,9 +326,10 @@ pub(crate) fn save_pulled(db: Db, peer: SiteId, cursor: &Cursor) -> Result<(), E
     let mut stmt = db.prepare(
         "INSERT INTO opor_cursor(peer, pulled) VALUES (?, ?) ON CONFLICT(peer) DO UPDATE SET pulled = excluded.pulled",
     )?;
+    let text = cursor.to_string();
     let mut run = stmt.start();
     run.bind_blob(peer.as_bytes())?;
-    run.bind_text(&cursor.to_string())?;
+    run.bind_text(&text)?;
     run.step()?;
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::colset::ColSet;
 use crate::cursor::{Cursor, Position};
 use crate::engine::Engine;
 use crate::replicate::read_key;
-use crate::sqlite::{Run, Stmt, quote};
+use crate::sqlite::{Db, Run, Stmt, held, quote};
 
 /// The number under which the walk files tombstones: before every table, so that a key that was given up is free when
 /// a row takes it.
@@ -54,6 +54,17 @@ enum Stop {
 }
 
 impl Engine {
+    /// The answer to a poll that finds nothing, without a look at any table.
+    pub(crate) fn nothing_new(&self, cursor: &Cursor) -> Result<Option<Batch>, Error> {
+        let epoch = self.meta.borrow().epoch;
+        let at_end = cursor.base.0 == self.db_version() && cursor.epoch.is_none_or(|of| of == epoch);
+        if !at_end || !self.is_current()? {
+            return Ok(None);
+        }
+        let cursor = Cursor { base: cursor.base, epoch: Some(epoch), position: None };
+        Ok(Some(Batch { changeset: Changeset::new(), cursor, done: true }))
+    }
+
     /// The next piece after `cursor`, within a read transaction.
     pub(crate) fn batch(&self, cursor: &Cursor, changes_max: usize) -> Result<Batch, ReadError> {
         self.refresh()?;
@@ -78,13 +89,13 @@ impl Engine {
             for (at, stop) in stops {
                 if rows.changes >= changes_max {
                     let cursor = Cursor { base: cursor.base, epoch: Some(epoch), position };
-                    return Ok(Batch { changeset: rows.changeset, cursor, done: false });
+                    return Ok(Batch { changeset: rows.finish(), cursor, done: false });
                 }
                 rows.read(&catalog, stop)?;
                 position = Some(at);
             }
             if last {
-                return Ok(Batch { changeset: rows.changeset, cursor: done, done: true });
+                return Ok(Batch { changeset: rows.finish(), cursor: done, done: true });
             }
         }
     }
@@ -117,11 +128,14 @@ impl Engine {
         stops: &mut Vec<(Position, Stop)>,
     ) -> Result<(), Error> {
         let (dv, place) = resume(table.id, base, from);
-        let mut stmt = self.db.prepare(&format!(
-            "SELECT max_db_version, block, groups, key FROM {} \
-             WHERE (max_db_version, block) > (?, ?) ORDER BY max_db_version, block LIMIT ?",
-            table.clock_table(),
-        ))?;
+        let mut sql = self.read_sql.borrow_mut();
+        let stmt = held(&mut sql.stops, table.id, || {
+            self.db.prepare(&format!(
+                "SELECT max_db_version, block, groups, key FROM {} \
+                 WHERE (max_db_version, block) > (?, ?) ORDER BY max_db_version, block LIMIT ?",
+                table.clock_table(),
+            ))
+        })?;
         let mut rows = stmt.start();
         rows.bind_integer(dv)?;
         rows.bind_integer(place)?;
@@ -150,10 +164,13 @@ impl Engine {
         stops: &mut Vec<(Position, Stop)>,
     ) -> Result<(), Error> {
         let (dv, place) = resume(TOMBS, base, from);
-        let mut stmt = self.db.prepare(
-            "SELECT max_db_version, id, body FROM opor_tombstone \
-             WHERE (max_db_version, id) > (?, ?) ORDER BY max_db_version, id LIMIT ?",
-        )?;
+        let mut sql = self.read_sql.borrow_mut();
+        let stmt = held(&mut sql.stops, TOMBS, || {
+            self.db.prepare(
+                "SELECT max_db_version, id, body FROM opor_tombstone \
+                 WHERE (max_db_version, id) > (?, ?) ORDER BY max_db_version, id LIMIT ?",
+            )
+        })?;
         let mut rows = stmt.start();
         rows.bind_integer(dv)?;
         rows.bind_integer(place)?;
@@ -272,7 +289,45 @@ struct RowReader<'e> {
     sites: FxHashMap<u32, u32>,
 }
 
+/// The statements that reading holds; one set a connection.
+#[derive(Debug, Default)]
+pub(crate) struct ReadSql {
+    /// By table, and [`TOMBS`]: the walk.
+    stops: FxHashMap<u32, Stmt>,
+    /// By table, as it was when the statement was prepared: its rows.
+    rows: FxHashMap<u32, (Rc<Table>, Stmt)>,
+    transaction: Option<[Stmt; 3]>,
+}
+
+impl ReadSql {
+    /// `BEGIN`, `COMMIT` and `ROLLBACK`.
+    fn transaction(&mut self, db: Db) -> Result<&mut [Stmt; 3], Error> {
+        if self.transaction.is_none() {
+            self.transaction = Some([db.prepare("BEGIN")?, db.prepare("COMMIT")?, db.prepare("ROLLBACK")?]);
+        }
+        Ok(self.transaction.as_mut().expect("it has just been set"))
+    }
+}
+
+impl Engine {
+    /// Runs within a read transaction, its own or the open one.
+    pub(crate) fn in_snapshot<T, E: From<Error>>(&self, run: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        if !self.db.is_autocommit() {
+            return run();
+        }
+        self.read_sql.borrow_mut().transaction(self.db)?[0].run(&[])?;
+        let result = run();
+        let ended = self.read_sql.borrow_mut().transaction(self.db)?[1].run(&[]);
+        if ended.is_err() {
+            // Nothing was written, so nothing is lost; but the connection must not stay inside.
+            self.read_sql.borrow_mut().transaction(self.db)?[2].run(&[])?;
+        }
+        result
+    }
+}
+
 struct TableReader {
+    table: Rc<Table>,
     stmt: Stmt,
     index: u32,
     /// By place in `Table::columns`, the column's index in the changeset.
@@ -291,6 +346,15 @@ impl<'e> RowReader<'e> {
             tables: FxHashMap::default(),
             sites: FxHashMap::default(),
         }
+    }
+
+    /// The changeset; the statements go back to where they are held.
+    fn finish(self) -> Changeset {
+        let mut sql = self.engine.read_sql.borrow_mut();
+        for (id, reader) in self.tables {
+            sql.rows.insert(id, (reader.table, reader.stmt));
+        }
+        self.changeset
     }
 
     fn read(&mut self, catalog: &Catalog, stop: Stop) -> Result<(), Error> {
@@ -332,7 +396,7 @@ impl<'e> RowReader<'e> {
         Ok(())
     }
 
-    fn table(&mut self, table: &Table) -> Result<TableReader, Error> {
+    fn table(&mut self, table: &Rc<Table>) -> Result<TableReader, Error> {
         if let Some(reader) = self.tables.remove(&table.id) {
             return Ok(reader);
         }
@@ -344,12 +408,12 @@ impl<'e> RowReader<'e> {
         for (place, column) in table.columns.iter().enumerate() {
             places[column.bit as usize] = place as u32;
         }
-        Ok(TableReader {
-            stmt: self.engine.db.prepare(&row_sql(table, "BETWEEN ? AND ?"))?,
-            index,
-            columns,
-            places,
-        })
+        let held = self.engine.read_sql.borrow_mut().rows.remove(&table.id);
+        let stmt = match held {
+            Some((of, stmt)) if Rc::ptr_eq(&of, table) => stmt,
+            _ => self.engine.db.prepare(&row_sql(table, "BETWEEN ? AND ?"))?,
+        };
+        Ok(TableReader { table: table.clone(), stmt, index, columns, places })
     }
 
     fn push_block(&mut self, table: &Rc<Table>, number: i64, record: &Record) -> Result<(), Error> {
@@ -374,10 +438,11 @@ impl<'e> RowReader<'e> {
         reader: &mut TableReader,
     ) -> Result<(), Error> {
         let start = number << BLOCK_SHIFT;
-        let TableReader { stmt, index, columns, places } = reader;
+        let TableReader { stmt, index, columns, places, .. } = reader;
+        let key = record.key.as_ref().filter(|_| table.keyed).map(|key| PackedKey::from_packed(key));
         let mut rows = stmt.start();
-        if let Some(key) = record.key.as_ref().filter(|_| table.keyed) {
-            PackedKey::from_packed(key).columns().try_for_each(|column| rows.bind(column))?;
+        if let Some(key) = &key {
+            key.columns().try_for_each(|column| rows.bind(column))?;
         } else {
             rows.bind_integer(start + i64::from(found[0].0))?;
             rows.bind_integer(start + i64::from(found[found.len() - 1].0))?;
@@ -488,9 +553,10 @@ impl EntryReader {
                 entry.insert(engine.db.prepare(&row_sql(table, "= ?"))?)
             }
         };
+        let key = record.key.as_ref().filter(|_| table.keyed).map(|key| PackedKey::from_packed(key));
         let mut run: Run<'_> = stmt.start();
-        if let Some(key) = record.key.as_ref().filter(|_| table.keyed) {
-            PackedKey::from_packed(key).columns().try_for_each(|column| run.bind(column))?;
+        if let Some(key) = &key {
+            key.columns().try_for_each(|column| run.bind(column))?;
         } else {
             run.bind_integer((number << BLOCK_SHIFT) + i64::from(row))?;
         }

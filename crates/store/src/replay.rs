@@ -355,13 +355,13 @@ impl Replay<'_> {
         replaced: Option<i64>,
         cols: &ColSet,
     ) -> Result<(), Error> {
-        let replaced_cl = match replaced {
-            None => None,
+        let replaced = match replaced {
+            None => Vec::new(),
             Some(replaced) => {
                 let (block, bit) = self.stage_row(table, replaced, key)?;
-                let sentinel = block.cell(bit, ColSet::SENTINEL).map(|clock| clock.cv);
+                let cells = row_cells(block, bit);
                 block.clear(1 << bit);
-                sentinel
+                cells
             }
         };
         let (block, bit) = self.stage_row(table, old, old_key)?;
@@ -375,11 +375,21 @@ impl Replay<'_> {
         if tomb.is_some() {
             self.clocks.set_tomb(table.id, key, None);
         }
+        let replaced_cl =
+            replaced.iter().find(|(bit, _)| *bit == ColSet::SENTINEL).map(|(_, clock)| clock.cv);
         let cl = tomb.map(|tomb| tomb.cl + 1).or(replaced_cl.map(|cl| cl + 2)).unwrap_or(1);
         cells.retain(|(bit, _)| *bit != ColSet::SENTINEL);
         cells.iter_mut().for_each(|(_, clock)| clock.dv = dv);
         let seq = self.numbering.take_seq();
         cells.push((ColSet::SENTINEL, self.numbering.local(cl, seq)));
+        // What the replaced row had and the moved one never got is a change too.
+        for (bit, clock) in replaced {
+            if !cells.iter().any(|(known, _)| *known == bit) {
+                let cv = self.numbering.next_cv(clock.cv, false);
+                let seq = self.numbering.take_seq();
+                cells.push((bit, self.numbering.local(cv, seq)));
+            }
+        }
         let (block, bit) = self.stage_row(table, row, key)?;
         block.clear(1 << bit);
         put_cells(block, bit, cells);

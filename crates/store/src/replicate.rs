@@ -325,6 +325,7 @@ impl Engine {
     fn forget(&self, table: &Table) -> Result<(), Error> {
         self.fold_now()?;
         self.clocks.borrow_mut().finalize();
+        self.read_sql.take();
         meta::remove_table(self.db, table)?;
         meta::remove_tombs(self.db, table.id)?;
         self.load_catalog()?;

@@ -356,3 +356,15 @@ impl RawValue {
 pub(crate) fn quote(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
+
+/// A statement that is prepared once.
+pub(crate) fn held<K: std::hash::Hash + Eq>(
+    statements: &mut rustc_hash::FxHashMap<K, Stmt>,
+    key: K,
+    prepare: impl FnOnce() -> Result<Stmt, Error>,
+) -> Result<&mut Stmt, Error> {
+    match statements.entry(key) {
+        std::collections::hash_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
+        std::collections::hash_map::Entry::Vacant(entry) => Ok(entry.insert(prepare()?)),
+    }
+}

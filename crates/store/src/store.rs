@@ -235,7 +235,7 @@ impl Store {
         self.engine.site.set(meta::own_site(db)?);
         self.engine.start()?;
         if !options.read_only {
-            self.check_rows()?;
+            self.engine.mend_guards()?;
         }
         Ok(())
     }
@@ -286,7 +286,7 @@ impl Store {
     /// # Errors
     /// When SQLite fails.
     pub fn db_version(&self) -> Result<DbVersion, StoreError> {
-        self.reading(|| self.engine.refresh())?;
+        self.engine.in_snapshot(|| self.engine.refresh())?;
         Ok(DbVersion(self.engine.db_version()))
     }
 
@@ -325,7 +325,7 @@ impl Store {
     /// # Errors
     /// When SQLite fails.
     pub fn replicated_tables(&self) -> Result<Vec<String>, StoreError> {
-        self.reading(|| self.engine.refresh())?;
+        self.engine.in_snapshot(|| self.engine.refresh())?;
         Ok(self.engine.catalog.borrow().tables.iter().map(|table| table.name.to_string()).collect())
     }
 
@@ -337,15 +337,10 @@ impl Store {
     /// # Errors
     /// See [`ReadError`].
     pub fn changes(&self, cursor: &Cursor, changes_max: usize) -> Result<Batch, ReadError> {
-        let inside = !self.engine.db.is_autocommit();
-        if !inside {
-            self.engine.db.exec("BEGIN")?;
+        if let Some(nothing) = self.engine.nothing_new(cursor)? {
+            return Ok(nothing);
         }
-        let batch = self.engine.batch(cursor, changes_max);
-        if !inside {
-            self.engine.db.exec("COMMIT")?;
-        }
-        batch
+        self.engine.in_snapshot(|| self.engine.batch(cursor, changes_max))
     }
 
     /// Everything after `since`, in one piece.
@@ -467,19 +462,6 @@ impl Store {
     /// When SQLite fails.
     pub fn peers(&self) -> Result<Vec<SiteId>, StoreError> {
         Ok(meta::peers(self.engine.db)?)
-    }
-
-    /// Runs within a read transaction, so that what is read belongs together.
-    fn reading<T>(&self, run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
-        let db = self.engine.db;
-        if !db.is_autocommit() {
-            return run();
-        }
-        db.exec("BEGIN")?;
-        // The snapshot is taken by the first read.
-        let result = db.integer("SELECT 1 FROM opor_meta").and_then(|_| run());
-        db.exec("COMMIT")?;
-        result
     }
 }
 
