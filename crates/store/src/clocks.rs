@@ -193,6 +193,13 @@ impl Clocks {
         self.sql.values_mut().for_each(|sql| sql.end = i64::MAX);
     }
 
+    /// Forgets the blocks of a table, which are about to be written anew.
+    pub(crate) fn forget_table_blocks(&mut self, table: u32) {
+        self.staged.blocks.retain(|id, _| id.0 != table);
+        self.mirror.blocks.retain(|id, _| id.0 != table);
+        self.cached = None;
+    }
+
     /// Forgets a table that is gone.
     pub(crate) fn forget_table(&mut self, table: u32) {
         for layer in [&mut self.staged, &mut self.mirror] {

@@ -34,6 +34,7 @@ pub(crate) struct Engine {
     pub(crate) db: Db,
     pub(crate) wall: WallClock,
     pub(crate) site: Cell<SiteId>,
+    pub(crate) read_only: Cell<bool>,
     pub(crate) catalog: RefCell<Rc<Catalog>>,
     pub(crate) notes: RefCell<Notes>,
     pub(crate) clocks: RefCell<Clocks>,
@@ -99,6 +100,7 @@ impl Engine {
             db,
             wall,
             site: Cell::new(SiteId::from([0; 16])),
+            read_only: Cell::new(false),
             catalog: RefCell::default(),
             notes: RefCell::default(),
             clocks: RefCell::new(Clocks::new(db)),
@@ -190,6 +192,16 @@ impl Engine {
     /// Whether nothing has been committed, by anyone, since this connection last looked; and nothing is open.
     pub(crate) fn is_current(&self) -> Result<bool, Error> {
         Ok(!self.stale.get() && !self.enlisted.get() && self.seen_version()? == self.data_version.get())
+    }
+
+    /// When another connection has committed: whether a table was emptied without opor.
+    pub(crate) fn look_around(&self) -> Result<(), Error> {
+        let quiet = self.read_only.get() || !self.db.is_autocommit() || self.is_current()?;
+        if quiet {
+            return Ok(());
+        }
+        self.in_snapshot(|| self.refresh())?;
+        self.notice_truncation()
     }
 
     fn refresh_catalog(&self) -> Result<(), Error> {

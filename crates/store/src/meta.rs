@@ -30,6 +30,8 @@ CREATE TABLE opor_column(
 CREATE TABLE opor_tail(db_version INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE opor_tombstone(id INTEGER PRIMARY KEY, max_db_version INTEGER NOT NULL, body BLOB NOT NULL);
 CREATE INDEX opor_tombstone_version ON opor_tombstone(max_db_version);
+CREATE TABLE opor_incident(
+    id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, table_name TEXT NOT NULL, what TEXT NOT NULL);
 CREATE TABLE opor_cursor(
     peer BLOB PRIMARY KEY NOT NULL, pulled TEXT, acknowledged INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 ";
@@ -195,6 +197,26 @@ pub(crate) fn is_table(db: Db, name: &str) -> Result<bool, Error> {
     let mut row = stmt.start();
     row.bind_text(name)?;
     row.step()
+}
+
+pub(crate) fn has_rows(db: Db, sql_name: &str) -> Result<bool, Error> {
+    Ok(db.integer(&format!("SELECT 1 FROM {sql_name} LIMIT 1"))?.is_some())
+}
+
+/// Notes something that was done to the file without opor; `opor status` shows it.
+pub(crate) fn record_incident(db: Db, at_ms: u64, table: &str, what: &str) -> Result<(), Error> {
+    let mut stmt = db.prepare("INSERT INTO opor_incident(at_ms, table_name, what) VALUES (?, ?, ?)")?;
+    let mut run = stmt.start();
+    run.bind_integer(at_ms.cast_signed())?;
+    run.bind_text(table)?;
+    run.bind_text(what)?;
+    run.step()?;
+    Ok(())
+}
+
+/// Has the next pull from every peer start over.
+pub(crate) fn restart_pulls(db: Db) -> Result<(), Error> {
+    db.exec("UPDATE opor_cursor SET pulled = NULL")
 }
 
 /// Puts the guard on a table: an index that is always empty, over every column, under a condition that only a

@@ -1,29 +1,206 @@
-//! Finding what was written to a file without opor, when it is opened.
+//! What was done to a file without opor: found when the file is opened, or when another program has written to it.
 
+use std::rc::Rc;
+
+use opor_core::{PackedKey, ValueRef};
 use rusqlite::Error;
 
+use crate::block::{BLOCK_SHIFT, CellClock};
+use crate::catalog::Table;
+use crate::clocks::{Tomb, block_of};
 use crate::engine::Engine;
 use crate::meta;
+use crate::notes::{BackfillRows, MergeOp};
+use crate::replay::{put_cells, row_cells};
+
+/// A row's place and the clocks of its cells.
+type RowClocks = (i64, Vec<(u32, CellClock)>);
 
 impl Engine {
-    /// Puts guards back where a restore from a dump left none, or where columns were added since.
+    /// Puts guards back where columns were added since, or where a restore from a dump left none; there it also
+    /// finds out which clocks belong to which rows.
     pub(crate) fn mend_guards(&self) -> Result<(), Error> {
         let mut unguarded = Vec::new();
-        for (id, name) in meta::recorded_tables(self.db)? {
+        for (id, recorded) in meta::recorded_tables(self.db)? {
             let guarded = self.catalog.borrow().table_by_id(id).map(|table| table.name.to_string());
-            let name = guarded.unwrap_or(name);
+            let restored = guarded.is_none();
+            let name = guarded.unwrap_or(recorded);
             if meta::is_table(self.db, &name)? && !meta::is_guarded(self.db, id, &name)? {
-                unguarded.push((id, name));
+                unguarded.push((id, name, restored));
             }
         }
         if unguarded.is_empty() {
             return Ok(());
         }
-        self.in_savepoint("opor_mend", || {
-            self.uncaptured(|| {
-                unguarded.iter().try_for_each(|(id, name)| meta::add_guard(self.db, *id, name))
-            })
-        })?;
-        self.load_catalog()
+        self.in_write(|| {
+            for (id, name, restored) in &unguarded {
+                self.uncaptured(|| meta::add_guard(self.db, *id, name))?;
+                self.load_catalog()?;
+                let table = self.catalog.borrow().table_by_id(*id).cloned();
+                if let (true, Some(table)) = (*restored, table) {
+                    self.uncaptured(|| self.match_restored(&table))?;
+                }
+            }
+            Ok(())
+        })
     }
+
+    /// Runs in a write transaction of its own, with the write lock held from the start.
+    fn in_write(&self, run: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+        self.in_savepoint("opor_mend", || {
+            self.uncaptured(|| self.db.exec("UPDATE opor_meta SET format = format"))?;
+            self.enlist()?;
+            run()
+        })
+    }
+
+    /// A dump keeps the order of rows and numbers them anew. The same number of rows as of clocks means they belong
+    /// together in order; else the rows start over, older than anything a peer has.
+    fn match_restored(&self, table: &Rc<Table>) -> Result<(), Error> {
+        let BackfillRows::Blocks(blocks) = self.all_rows(table)? else { return Ok(()) };
+        let rowids: Vec<i64> = blocks.iter().flat_map(|(number, rows)| rows_of(*number, *rows)).collect();
+        let clocks = self.all_clocks(table)?;
+        if clocks.iter().map(|(rowid, _)| rowid).eq(&rowids) {
+            return Ok(());
+        }
+        self.clear_clocks(table)?;
+        if clocks.len() != rowids.len() {
+            let what =
+                format!("restored with {} rows and {} clocks: rows start over", rowids.len(), clocks.len());
+            meta::record_incident(self.db, self.wall.now().0, &table.name, &what)?;
+            return self.backfill_all(table);
+        }
+        for ((_, cells), rowid) in clocks.into_iter().zip(rowids) {
+            let (number, bit) = block_of(rowid);
+            let mut clocks = self.clocks.borrow_mut();
+            put_cells(&mut clocks.stage((table.id, number))?.block, bit, cells);
+        }
+        self.fold_now()
+    }
+
+    /// The clocks of every row, by rowid.
+    fn all_clocks(&self, table: &Table) -> Result<Vec<RowClocks>, Error> {
+        self.fold_now()?;
+        let mut numbers = Vec::new();
+        {
+            let mut stmt =
+                self.db.prepare(&format!("SELECT block FROM {} ORDER BY block", table.clock_table()))?;
+            let mut rows = stmt.start();
+            while rows.step()? {
+                numbers.push(rows.integer(0));
+            }
+        }
+        let mut all = Vec::new();
+        let mut clocks = self.clocks.borrow_mut();
+        for number in numbers {
+            let block = &clocks.peek((table.id, number))?.block;
+            let rows = rows_of(number, block.rows());
+            all.extend(rows.map(|rowid| (rowid, row_cells(block, block_of(rowid).1))));
+        }
+        Ok(all)
+    }
+
+    fn clear_clocks(&self, table: &Table) -> Result<(), Error> {
+        self.clocks.borrow_mut().forget_table_blocks(table.id);
+        self.db.exec(&format!("DELETE FROM {}", table.clock_table()))
+    }
+
+    /// SQLite deletes all rows of a table at a stroke when a statement has no WHERE, and asks no guard. So an empty
+    /// table that has clocks was emptied without opor. Where the clocks tell the keys, the rows are deleted for peers
+    /// too; elsewhere the keys are gone, and the rows come back with the next pull, which starts over.
+    pub(crate) fn notice_truncation(&self) -> Result<(), Error> {
+        let catalog = self.catalog.borrow().clone();
+        let mut emptied = Vec::new();
+        for table in &catalog.tables {
+            let gone = !meta::has_rows(self.db, &table.sql_name())? && self.has_clocks(table)?;
+            if gone {
+                emptied.push(table.clone());
+            }
+        }
+        if emptied.is_empty() {
+            return Ok(());
+        }
+        self.in_write(|| emptied.iter().try_for_each(|table| self.follow_truncation(table)))
+    }
+
+    fn has_clocks(&self, table: &Table) -> Result<bool, Error> {
+        let clocks = self.clocks.borrow();
+        let mirrored = clocks.mirror.blocks.iter().filter(|(id, _)| id.0 == table.id);
+        let (live, gone): (Vec<_>, Vec<_>) =
+            mirrored.partition(|(_, record)| !record.block.groups.is_empty());
+        if !live.is_empty() {
+            return Ok(true);
+        }
+        // A mirrored block that is empty hides the one in the clock table.
+        let stored = self.db.integer(&format!(
+            "SELECT count(*) FROM (SELECT 1 FROM {} LIMIT {})",
+            table.clock_table(),
+            gone.len() + 1
+        ))?;
+        Ok(stored.unwrap_or(0) > gone.len() as i64)
+    }
+
+    fn follow_truncation(&self, table: &Rc<Table>) -> Result<(), Error> {
+        let keys = self.truncated_keys(table)?;
+        let what = match &keys {
+            Some(keys) => format!("emptied without opor: {} rows deleted for peers too", keys.len()),
+            None => "emptied without opor: its rows come back with the next pull".to_owned(),
+        };
+        let Some(keys) = keys else {
+            return self.uncaptured(|| {
+                self.fold_now()?;
+                self.clear_clocks(table)?;
+                meta::restart_pulls(self.db)?;
+                meta::record_incident(self.db, self.wall.now().0, &table.name, &what)
+            });
+        };
+        let dv = self.merge_version();
+        for (seq, (rowid, key, cl)) in keys.into_iter().enumerate() {
+            let tomb = Tomb { cl, dv, seq: seq as u64, site: 0 };
+            self.merge(MergeOp::Delete { table: table.id, row: Some(rowid), key: key.into(), tomb })?;
+        }
+        self.uncaptured(|| meta::record_incident(self.db, self.wall.now().0, &table.name, &what))
+    }
+
+    /// The rows that were there, where their keys can be told from their clocks.
+    fn truncated_keys(&self, table: &Rc<Table>) -> Result<Option<Vec<(i64, Vec<u8>, u64)>>, Error> {
+        if !table.rowid_is_key && !table.keyed {
+            return Ok(None);
+        }
+        self.uncaptured(|| self.fold_now())?;
+        let mut stmt = self.db.prepare(&format!("SELECT block, key FROM {}", table.clock_table()))?;
+        let mut rows = stmt.start();
+        let mut keys = Vec::new();
+        let mut clocks = self.clocks.borrow_mut();
+        while rows.step()? {
+            let number = rows.integer(0);
+            let block = &clocks.peek((table.id, number))?.block;
+            if table.keyed {
+                keys.push((0, rows.blob(1).to_vec(), gone_cl(block.cl(0))));
+                continue;
+            }
+            for rowid in rows_of(number, block.rows()) {
+                let mut key = Vec::new();
+                PackedKey::begin(1, &mut key);
+                PackedKey::pack_column(ValueRef::Integer(rowid), &mut key);
+                keys.push((rowid, key, gone_cl(block.cl(block_of(rowid).1))));
+            }
+        }
+        Ok(Some(keys))
+    }
+}
+
+const fn gone_cl(cl: u64) -> u64 {
+    if cl < 2 { 2 } else { cl + 1 }
+}
+
+fn rows_of(number: i64, mut rows: u32) -> impl Iterator<Item = i64> {
+    std::iter::from_fn(move || {
+        if rows == 0 {
+            return None;
+        }
+        let bit = rows.trailing_zeros();
+        rows &= rows - 1;
+        Some((number << BLOCK_SHIFT) + i64::from(bit))
+    })
 }

@@ -460,7 +460,7 @@ pub(crate) fn row_cells(block: &Block, row: u32) -> Vec<(u32, CellClock)> {
 }
 
 /// Writes the cells of one row; neighbours whose clocks follow one another share a group.
-fn put_cells(block: &mut Block, row: u32, mut cells: Vec<(u32, CellClock)>) {
+pub(crate) fn put_cells(block: &mut Block, row: u32, mut cells: Vec<(u32, CellClock)>) {
     cells.sort_unstable_by_key(|(bit, _)| *bit);
     let mut open: Option<(ColSet, CellClock)> = None;
     for (bit, clock) in cells {

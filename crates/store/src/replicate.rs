@@ -246,13 +246,18 @@ impl Engine {
             self.save_columns()
         })?;
         let table = self.table(&shape.name).ok_or_else(|| failure("the table went away"))?;
-        let rows = self.all_rows(&table)?;
-        self.notes.borrow_mut().log.push(Note::Backfill { table: table.id, rows: Rc::new(rows) });
-        self.replay()?;
+        self.backfill_all(&table)?;
         Ok(true)
     }
 
-    fn all_rows(&self, table: &Table) -> Result<BackfillRows, Error> {
+    /// Gives clocks to every row of a table.
+    pub(crate) fn backfill_all(&self, table: &Table) -> Result<(), Error> {
+        let rows = self.all_rows(table)?;
+        self.notes.borrow_mut().log.push(Note::Backfill { table: table.id, rows: Rc::new(rows) });
+        self.replay()
+    }
+
+    pub(crate) fn all_rows(&self, table: &Table) -> Result<BackfillRows, Error> {
         let name = table.sql_name();
         if table.keyed {
             let list = table.key_list();

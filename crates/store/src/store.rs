@@ -232,10 +232,12 @@ impl Store {
             }
             self.engine.uncaptured(|| self.create(options))?;
         }
+        self.engine.read_only.set(options.read_only);
         self.engine.site.set(meta::own_site(db)?);
         self.engine.start()?;
         if !options.read_only {
             self.engine.mend_guards()?;
+            self.engine.notice_truncation()?;
         }
         Ok(())
     }
@@ -340,6 +342,7 @@ impl Store {
         if let Some(nothing) = self.engine.nothing_new(cursor)? {
             return Ok(nothing);
         }
+        self.engine.look_around()?;
         self.engine.in_snapshot(|| self.engine.batch(cursor, changes_max))
     }
 
@@ -373,6 +376,7 @@ impl Store {
     ) -> Result<ApplyReport, ApplyError> {
         let db = self.engine.db;
         let own = db.is_autocommit();
+        self.engine.look_around()?;
         // Rows arrive in any order, children before parents; and another replica's delete is its own cascade.
         let enforced = own.then(|| db.set_foreign_keys(false));
         let result = self.apply_in_transaction(changeset, options, own);
