@@ -3,6 +3,7 @@
 //! *Staged* is what the open transaction has written; *mirrored* is what committed transactions wrote to the tail
 //! and has not been folded; below is what the clock tables hold. The upper layer hides the lower.
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use rusqlite::Error;
@@ -359,7 +360,7 @@ impl Clocks {
             }
             let dv = row.integer(0).cast_unsigned();
             let (found_table, tomb, found_key) = decode_tomb(dv, row.blob(1)).map_err(damaged)?;
-            if found_table == table && found_key == key {
+            if found_table == table && *found_key == *key {
                 return Ok((place, Some(tomb)));
             }
             place += 1;
@@ -368,7 +369,7 @@ impl Clocks {
 
     /// Sets or removes a tombstone in the open transaction.
     pub(crate) fn set_tomb(&mut self, table: u32, key: &[u8], tomb: Option<Tomb>) {
-        if tomb.is_some() {
+        if tomb.is_some() && self.tombs_possible.get(&table) != Some(&true) {
             self.tombs_possible.insert(table, true);
         }
         self.staged.tombs.insert((table, key.into()), tomb);
@@ -469,7 +470,7 @@ impl Clocks {
             drop(row);
             self.tomb_sql()?.delete.run(&[next])?;
             let (table, _, key) = decode_tomb(dv.cast_unsigned(), &body).map_err(damaged)?;
-            let (home, _) = self.tomb_place(table, key)?;
+            let (home, _) = self.tomb_place(table, &key)?;
             let mut put = self.tomb_sql()?.put.start();
             put.bind_integer(home)?;
             put.bind_integer(dv)?;
@@ -504,14 +505,61 @@ pub(crate) fn encode_tomb(table: u32, tomb: &Tomb, key: &[u8], out: &mut Vec<u8>
     varint::put(tomb.cl, out);
     varint::put(tomb.seq, out);
     varint::put(u64::from(tomb.site), out);
-    out.extend_from_slice(key);
+    pack_key(key, out);
 }
 
-pub(crate) fn decode_tomb(dv: u64, body: &[u8]) -> Result<(u32, Tomb, &[u8]), DamagedRecord> {
+pub(crate) fn decode_tomb(dv: u64, body: &[u8]) -> Result<(u32, Tomb, Cow<'_, [u8]>), DamagedRecord> {
     let mut reader = Reader(body);
     let table = reader.small()?;
     let tomb = Tomb { cl: reader.varint()?, seq: reader.varint()?, site: reader.small()?, dv };
-    Ok((table, tomb, reader.0))
+    Ok((table, tomb, unpack_key(reader.0)))
+}
+
+/// A key that is one lower-case UUID in text form: one column, text, 36 bytes.
+const UUID_PREFIX: [u8; 3] = [1, 0x0b, 36];
+/// Stands before the 16 bytes of such a UUID. No packed key begins so: none has 0 columns.
+const UUID_MARK: u8 = 0;
+
+fn pack_key(key: &[u8], out: &mut Vec<u8>) {
+    match key.strip_prefix(&UUID_PREFIX).and_then(parse_uuid) {
+        Some(uuid) => {
+            out.push(UUID_MARK);
+            out.extend_from_slice(&uuid);
+        }
+        None => out.extend_from_slice(key),
+    }
+}
+
+fn unpack_key(packed: &[u8]) -> Cow<'_, [u8]> {
+    let Some(uuid) = packed.strip_prefix(&[UUID_MARK]).filter(|uuid| uuid.len() == 16) else {
+        return Cow::Borrowed(packed);
+    };
+    let mut key = Vec::with_capacity(39);
+    key.extend_from_slice(&UUID_PREFIX);
+    for (i, byte) in uuid.iter().enumerate() {
+        if matches!(i, 4 | 6 | 8 | 10) {
+            key.push(b'-');
+        }
+        key.extend([byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]));
+    }
+    Cow::Owned(key)
+}
+
+fn parse_uuid(text: &[u8]) -> Option<[u8; 16]> {
+    if text.len() != 36 || [8, 13, 18, 23].iter().any(|dash| text[*dash] != b'-') {
+        return None;
+    }
+    let mut digits =
+        text.iter().enumerate().filter(|(i, _)| !matches!(i, 8 | 13 | 18 | 23)).map(|(_, c)| match c {
+            b'0'..=b'9' => Some(c - b'0'),
+            b'a'..=b'f' => Some(c - b'a' + 10),
+            _ => None,
+        });
+    let mut uuid = [0; 16];
+    for byte in &mut uuid {
+        *byte = digits.next()?? << 4 | digits.next()??;
+    }
+    Some(uuid)
 }
 
 /// 56 bits, never negative: SQLite then stores the rowid in at most 8 bytes, and probing cannot overflow.

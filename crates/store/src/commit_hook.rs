@@ -54,7 +54,6 @@ static MODULE: Module = Module(ffi::sqlite3_module {
 struct Module(ffi::sqlite3_module);
 
 // SAFETY: the module is never written to.
-#[expect(clippy::non_send_fields_in_send_ty, reason = "function pointers")]
 unsafe impl Sync for Module {}
 
 /// Registers the table as `opor_commit_hook`.

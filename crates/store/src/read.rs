@@ -179,7 +179,7 @@ impl Engine {
         while rows.step()? {
             let dv = rows.integer(0).cast_unsigned();
             let (table, tomb, key) = decode_tomb(dv, rows.blob(2)).map_err(damaged)?;
-            let id = (table, Box::from(key));
+            let id = (table, Box::from(&*key));
             if clocks.staged.tombs.contains_key(&id) || clocks.mirror.tombs.contains_key(&id) {
                 continue;
             }
@@ -495,11 +495,14 @@ fn row_sql(table: &Table, by_rowid: &str) -> String {
     format!("SELECT {rowid}, {list} FROM {name} WHERE {rowid} {by_rowid} ORDER BY {rowid}")
 }
 
+/// A row: its packed key, and its values in table order.
+type RowValues = (Vec<u8>, Vec<Value>);
+
 /// Reads the values behind entries, one row at a time.
 #[derive(Debug, Default)]
 pub(crate) struct EntryReader {
     statements: FxHashMap<u32, Stmt>,
-    held: Option<(BlockId, u32, Option<(Vec<u8>, Vec<Value>)>)>,
+    held: Option<(BlockId, u32, Option<RowValues>)>,
 }
 
 /// A row of `crsql_changes`.
@@ -546,7 +549,7 @@ impl EntryReader {
         number: i64,
         row: u32,
         record: &Record,
-    ) -> Result<Option<(Vec<u8>, Vec<Value>)>, Error> {
+    ) -> Result<Option<RowValues>, Error> {
         let stmt = match self.statements.entry(table.id) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {

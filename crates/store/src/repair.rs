@@ -13,6 +13,8 @@ use crate::meta;
 use crate::notes::{BackfillRows, MergeOp};
 use crate::replay::{put_cells, row_cells};
 
+/// A row that is gone: where it was, its packed key, and the causal length it goes to.
+type GoneRow = (i64, Vec<u8>, u64);
 /// A row's place and the clocks of its cells.
 type RowClocks = (i64, Vec<(u32, CellClock)>);
 
@@ -163,7 +165,7 @@ impl Engine {
     }
 
     /// The rows that were there, where their keys can be told from their clocks.
-    fn truncated_keys(&self, table: &Rc<Table>) -> Result<Option<Vec<(i64, Vec<u8>, u64)>>, Error> {
+    fn truncated_keys(&self, table: &Rc<Table>) -> Result<Option<Vec<GoneRow>>, Error> {
         if !table.rowid_is_key && !table.keyed {
             return Ok(None);
         }

@@ -22,7 +22,7 @@ impl Db {
                 self.0,
                 sql.as_ptr().cast::<c_char>(),
                 len,
-                ffi::SQLITE_PREPARE_PERSISTENT as u32,
+                ffi::SQLITE_PREPARE_PERSISTENT,
                 &raw mut raw,
                 ptr::null_mut(),
             )
