@@ -84,7 +84,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An integer written by [`write`]; only its shortest form is one.
+    /// An integer written by [`write()`]; only its shortest form is one.
     pub(super) fn varint(&mut self) -> Result<u64, DecodeError> {
         let first = self.byte()?;
         if first < 0x80 {

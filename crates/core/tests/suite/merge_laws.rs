@@ -1,5 +1,6 @@
 //! The merge rule: what it decides, and that replicas which have seen the same changes agree, in whatever order.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use opor_core::{
@@ -227,6 +228,17 @@ fn then_version_then_value() {
     check(1, true, (1, false, 3, ValueRef::Text("n")), Outcome::Win);
     check(1, true, (1, false, 3, ValueRef::Text("l")), Outcome::Lose);
     check(1, true, (1, false, 3, ValueRef::Text("m")), Outcome::Known);
+}
+
+/// Where numbers say equal, or nothing, bits decide: else two replicas could each keep their own.
+#[test]
+fn reals_are_told_apart_by_their_bits() {
+    let reals = [f64::NEG_INFINITY, -1.0, -0.0, 0.0, 5e-324, 1.0, f64::INFINITY, f64::NAN];
+    for pair in reals.windows(2) {
+        let [a, b] = [ValueRef::Real(pair[0]), ValueRef::Real(pair[1])];
+        assert_eq!((a.merge_cmp(b), b.merge_cmp(a)), (Ordering::Less, Ordering::Greater), "{pair:?}");
+        assert_eq!(b.merge_cmp(b), Ordering::Equal);
+    }
 }
 
 #[test]

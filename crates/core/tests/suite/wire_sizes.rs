@@ -26,12 +26,12 @@ fn todos_with_uuid_keys() {
 
 #[test]
 fn ten_mixed_columns_with_an_integer_key() {
-    check(&fixture::mixed(100_000), 800, 415);
+    check(&fixture::mixed(20_000), 800, 420);
 }
 
 #[test]
 fn a_composite_key() {
-    check(&fixture::composite(100_000), 270, 70);
+    check(&fixture::composite(20_000), 270, 70);
 }
 
 #[test]
