@@ -379,6 +379,9 @@ impl Clocks {
     pub(crate) fn fold(&mut self) -> Result<(), Error> {
         self.cached = None;
         let mut layer = std::mem::take(&mut self.mirror);
+        if layer.is_empty() {
+            layer = std::mem::take(&mut self.staged);
+        }
         layer.append(&mut self.staged);
         let result = self.write_layer(&layer);
         // The transaction may still fail and be retried, so what was written stays in hand until it is over.

@@ -285,7 +285,9 @@ impl Merger<'_> {
         // A value decides ties only, and is read only then.
         let wanted = |known: &LocalCell, cell: &IncomingCell<'_>| {
             known.clock.is_some_and(|clock| {
-                watched || (clock.cv == cell.clock.cv && local.cl == row.cl) || local.restarted
+                watched
+                    || local.restarted
+                    || (clock.cv == cell.clock.cv && local.cl == row.cl && !is_same_write(clock, cell.clock))
             })
         };
         if !known.iter().zip(&row.cells).any(|(known, cell)| wanted(known, cell)) {
@@ -335,6 +337,10 @@ impl Merger<'_> {
             }
             None => None,
         };
+        if local.cl == cl && clock.is_some_and(|clock| is_same_write(clock, cell.clock)) {
+            outcome.known += 1;
+            return Ok(());
+        }
         let mut decided = decision(self.engine, local.cl, cell_state, cl, false, &cell.clock, cell.value);
         let tie = clock.is_some_and(|clock| clock.cv == cell.clock.cv);
         let tie = tie && table.columns[cell.column].converts;
@@ -540,6 +546,17 @@ impl Merger<'_> {
         drop(run);
         Ok(self.engine.db.changes() > 0)
     }
+}
+
+/// Whether two clocks are of one and the same write. A stamp of the hybrid clock with its site and place in the commit
+/// names a write; a count of edits does not, because a cell that moved to another key keeps its clock.
+fn is_same_write(local: CellClock, incoming: IncomingClock) -> bool {
+    /// No count of edits gets here, and no stamp since 1970-01-25 is below.
+    const STAMP_MIN: u64 = 1 << 40;
+    local.cv == incoming.cv
+        && local.cv >= STAMP_MIN
+        && local.site == incoming.ordinal
+        && local.seq == incoming.seq
 }
 
 /// The row goes through a delete that was missed, or is new: its cells start over.
