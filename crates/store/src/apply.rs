@@ -257,15 +257,18 @@ impl Engine {
         let dv = self.merge_version();
         let mut merger = Merger { engine: self, sql, direct, watch };
         let mut changed = false;
+        let mut cells = Vec::new();
         for row in changeset.rows() {
             let table = &plan.tables[row.table as usize];
-            let incoming = incoming(changeset, plan, row, dv);
+            let mut incoming = incoming(changeset, plan, row, dv, cells);
             let outcome = merger.merge(table, &incoming).map_err(|error| refused(table, row, error))?;
             changed |= outcome.deleted || outcome.created || !outcome.won.is_empty();
             report.count(&outcome);
             if options.events {
                 self.report_events(changeset, table, &incoming, row, outcome, &mut report.events)?;
             }
+            // One buffer serves all rows.
+            cells = std::mem::take(&mut incoming.cells);
         }
         report.db_version = changed.then_some(DbVersion(dv));
         Ok(())
@@ -330,7 +333,13 @@ impl ApplyReport {
     }
 }
 
-fn incoming<'a>(changeset: &Changeset, plan: &Plan, row: &'a RowChange, dv: u64) -> IncomingRow<'a> {
+fn incoming<'a>(
+    changeset: &Changeset,
+    plan: &Plan,
+    row: &'a RowChange,
+    dv: u64,
+    mut cells: Vec<IncomingCell<'a>>,
+) -> IncomingRow<'a> {
     let clock = |clock: &opor_core::Clock| IncomingClock {
         cv: clock.col_version.0,
         seq: clock.seq,
@@ -339,20 +348,13 @@ fn incoming<'a>(changeset: &Changeset, plan: &Plan, row: &'a RowChange, dv: u64)
         dv,
     };
     let columns = &plan.columns[row.table as usize];
-    IncomingRow {
-        key: &row.key,
-        cl: row.cl.0,
-        sentinel: row.sentinel.as_ref().map(clock),
-        cells: row
-            .cells
-            .iter()
-            .map(|cell| IncomingCell {
-                column: columns[cell.column as usize],
-                value: cell.value.as_ref(),
-                clock: clock(&cell.clock),
-            })
-            .collect(),
-    }
+    cells.clear();
+    cells.extend(row.cells.iter().map(|cell| IncomingCell {
+        column: columns[cell.column as usize],
+        value: cell.value.as_ref(),
+        clock: clock(&cell.clock),
+    }));
+    IncomingRow { key: &row.key, cl: row.cl.0, sentinel: row.sentinel.as_ref().map(clock), cells }
 }
 
 fn refused(table: &Table, row: &RowChange, error: Error) -> ApplyError {

@@ -204,20 +204,20 @@ impl Block {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let mut last_cv = 0;
+        let mut last = Last { dv: self.max_dv, cv: 0 };
         for group in &self.groups {
-            encode_group(group, self.max_dv, last_cv, out);
-            last_cv = group.cv;
+            encode_group(group, last, out);
+            last = Last { dv: group.dv, cv: group.cv };
         }
     }
 
     pub(crate) fn decode(max_dv: u64, bytes: &[u8]) -> Result<Self, DamagedRecord> {
         let mut reader = Reader(bytes);
         let mut groups = Vec::new();
-        let mut last_cv = 0;
+        let mut last = Last { dv: max_dv, cv: 0 };
         while !reader.is_empty() {
-            let group = decode_group(&mut reader, max_dv, last_cv)?;
-            last_cv = group.cv;
+            let group = decode_group(&mut reader, last)?;
+            last = Last { dv: group.dv, cv: group.cv };
             groups.push(group);
         }
         Ok(Self { groups, max_dv })
@@ -230,20 +230,30 @@ const ALL_ROWS: u8 = 4;
 const FIRST_VERSION: u8 = 8;
 const SAME_VERSION: u8 = 16;
 const MOVED: u8 = 32;
-const NATURAL_STRIDE: u8 = 64;
+/// Of several rows: the stride is the number of columns. Of one row: its seq is 0.
+const PLAIN_SEQ: u8 = 64;
 const WIDE: u8 = 128;
 
-fn encode_group(group: &Group, max_dv: u64, last_cv: u64, out: &mut Vec<u8>) {
+/// The versions of the group before, which those of the next are told as differences from: groups stand in the order in
+/// which they were written, so the differences are small.
+#[derive(Clone, Copy)]
+struct Last {
+    dv: u64,
+    cv: u64,
+}
+
+fn encode_group(group: &Group, last: Last, out: &mut Vec<u8>) {
     let one = group.rows.is_power_of_two();
     let natural = group.stride == group.cols.len();
+    let first_seq = group.anchor + i64::from(group.stride) * i64::from(group.rows.trailing_zeros());
     let flag = |on: bool, bit: u8| if on { bit } else { 0 };
     let flags = flag(group.site != 0, FOREIGN_SITE)
         | flag(one, ONE_ROW)
         | flag(group.rows == u32::MAX, ALL_ROWS)
         | flag(group.cv == 1, FIRST_VERSION)
-        | flag(group.cv != 1 && group.cv == last_cv, SAME_VERSION)
+        | flag(group.cv != 1 && group.cv == last.cv, SAME_VERSION)
         | flag(group.shown_dv != group.dv, MOVED)
-        | flag(natural && !one, NATURAL_STRIDE)
+        | flag(if one { first_seq == 0 } else { natural }, PLAIN_SEQ)
         | flag(!group.cols.is_narrow(), WIDE);
     out.push(flags);
     if flags & WIDE != 0 {
@@ -255,12 +265,12 @@ fn encode_group(group: &Group, max_dv: u64, last_cv: u64, out: &mut Vec<u8>) {
     } else if group.rows != u32::MAX {
         out.extend_from_slice(&group.rows.to_le_bytes());
     }
-    varint::put(max_dv - group.dv, out);
+    varint::put_signed(group.dv.cast_signed() - last.dv.cast_signed(), out);
     if flags & MOVED != 0 {
         varint::put_signed(group.dv.cast_signed() - group.shown_dv.cast_signed(), out);
     }
     if flags & (FIRST_VERSION | SAME_VERSION) == 0 {
-        varint::put_signed(group.cv.wrapping_sub(last_cv).cast_signed(), out);
+        varint::put_signed(group.cv.wrapping_sub(last.cv).cast_signed(), out);
     }
     if flags & FOREIGN_SITE != 0 {
         varint::put(u64::from(group.site), out);
@@ -268,11 +278,12 @@ fn encode_group(group: &Group, max_dv: u64, last_cv: u64, out: &mut Vec<u8>) {
     if !one && !natural {
         varint::put(u64::from(group.stride), out);
     }
-    let first = group.rows.trailing_zeros();
-    varint::put_signed(group.anchor + i64::from(group.stride) * i64::from(first), out);
+    if !(one && first_seq == 0) {
+        varint::put_signed(first_seq, out);
+    }
 }
 
-fn decode_group(reader: &mut Reader<'_>, max_dv: u64, last_cv: u64) -> Result<Group, DamagedRecord> {
+fn decode_group(reader: &mut Reader<'_>, last: Last) -> Result<Group, DamagedRecord> {
     let flags = reader.byte()?;
     let on = |bit: u8| flags & bit != 0;
     let cols = decode_cols(reader, on(WIDE))?;
@@ -283,19 +294,19 @@ fn decode_group(reader: &mut Reader<'_>, max_dv: u64, last_cv: u64) -> Result<Gr
     } else {
         u32::from_le_bytes(reader.take(4)?.try_into().expect("four bytes were taken"))
     };
-    let dv = max_dv.checked_sub(reader.varint()?).ok_or(DamagedRecord)?;
+    let dv = last.dv.checked_add_signed(reader.signed()?).ok_or(DamagedRecord)?;
     let shown_dv = if on(MOVED) { dv.wrapping_sub(reader.signed()?.cast_unsigned()) } else { dv };
     let cv = if on(FIRST_VERSION) {
         1
     } else if on(SAME_VERSION) {
-        last_cv
+        last.cv
     } else {
-        last_cv.wrapping_add(reader.signed()?.cast_unsigned())
+        last.cv.wrapping_add(reader.signed()?.cast_unsigned())
     };
     let site = if on(FOREIGN_SITE) { reader.small()? } else { 0 };
     let stride = if on(ONE_ROW) {
         0
-    } else if on(NATURAL_STRIDE) {
+    } else if on(PLAIN_SEQ) {
         cols.len()
     } else {
         reader.small()?
@@ -304,7 +315,8 @@ fn decode_group(reader: &mut Reader<'_>, max_dv: u64, last_cv: u64) -> Result<Gr
         return Err(DamagedRecord);
     }
     let line = i64::from(stride) * i64::from(rows.trailing_zeros());
-    let anchor = reader.signed()?.checked_sub(line).ok_or(DamagedRecord)?;
+    let first_seq = if on(ONE_ROW) && on(PLAIN_SEQ) { 0 } else { reader.signed()? };
+    let anchor = first_seq.checked_sub(line).ok_or(DamagedRecord)?;
     Ok(Group { rows, cols, cv, dv, shown_dv, anchor, stride, site })
 }
 
@@ -323,4 +335,86 @@ fn decode_cols(reader: &mut Reader<'_>, wide: bool) -> Result<ColSet, DamagedRec
         (0..64).filter(|bit| word >> bit & 1 == 1).for_each(|bit| cols.insert(i * 64 + bit));
     }
     Ok(cols)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(rows: u32, col: u32, dv: u64, cv: u64, seq: i64) -> Group {
+        let cols = ColSet::one(col);
+        Group { rows, cols, cv, dv, shown_dv: dv, anchor: seq, stride: 0, site: 0 }
+    }
+
+    #[track_caller]
+    fn round_trip(block: &Block) -> usize {
+        let mut bytes = Vec::new();
+        block.encode(&mut bytes);
+        assert_eq!(Block::decode(block.max_dv, &bytes).as_ref(), Ok(block));
+        for len in 0..bytes.len() {
+            // A record cut short is damaged, or ends between two groups; it never panics.
+            let cut = Block::decode(block.max_dv, &bytes[..len]);
+            assert!(cut.is_err() || cut.is_ok_and(|cut| cut.groups.len() < block.groups.len()));
+        }
+        bytes.len()
+    }
+
+    #[test]
+    fn every_kind_of_group_round_trips() {
+        let mut block = Block::default();
+        let mut wide = ColSet::one(0);
+        [3, 63, 64, 190].iter().for_each(|bit| wide.insert(*bit));
+        block.put(Group { stride: 3, anchor: -90, ..group(u32::MAX, 1, 5, 1, 0) });
+        block.put(Group { cols: wide, ..group(0b1010, 1, 6, 1 << 52, 7) });
+        block.put(Group { site: 9, shown_dv: 2, ..group(1 << 31, 2, 7, 1 << 52, 0) });
+        block.put(Group { cv: 0, ..group(1, 3, 4, 0, 99_999_999_999) });
+        assert_eq!(block.groups.len(), 4);
+        round_trip(&block);
+    }
+
+    #[test]
+    fn later_groups_hide_earlier_ones_and_covered_ones_go() {
+        let mut block = Block::default();
+        block.put(group(0b111, 1, 1, 1, 0));
+        block.put(group(0b010, 1, 2, 2, 5));
+        assert_eq!(block.cell(1, 1).map(|clock| (clock.cv, clock.dv, clock.seq)), Some((2, 2, 5)));
+        assert_eq!(block.cell(0, 1).map(|clock| (clock.cv, clock.dv)), Some((1, 1)));
+        let mut seen = Vec::new();
+        block.cells_since(0, |row, col, clock| seen.push((row, col, clock.cv)));
+        seen.sort_unstable();
+        assert_eq!(seen, [(0, 1, 1), (1, 1, 2), (2, 1, 1)]);
+        block.put(group(0b101, 1, 3, 7, 0));
+        assert_eq!(block.groups.len(), 2, "nothing is left of the first group");
+        block.clear(0b010);
+        assert_eq!((block.rows(), block.cl(1), block.cl(0)), (0b101, 0, 1));
+    }
+
+    #[test]
+    fn rows_in_line_share_a_group_and_keep_their_seqs() {
+        let mut block = Block::default();
+        for row in 0..32 {
+            block.put(group(1 << row, 2, 1, 1, i64::from(row) * 4 + 3));
+        }
+        assert_eq!(block.groups.len(), 1);
+        assert_eq!(block.cell(17, 2).map(|clock| clock.seq), Some(17 * 4 + 3));
+        block.put(group(1 << 9, 2, 1, 1, 1));
+        assert_eq!(block.cell(9, 2).map(|clock| clock.seq), Some(1));
+        assert_eq!(block.cell(10, 2).map(|clock| clock.seq), Some(43));
+        assert!(round_trip(&block) < 24);
+    }
+
+    #[test]
+    fn a_cell_written_alone_takes_few_bytes() {
+        let mut block = Block::default();
+        for row in 0..32 {
+            block.put(group(
+                1 << row,
+                2,
+                1_000_000 + u64::from(row) * 100,
+                900_000_000_000_000 + u64::from(row) * 51_200,
+                0,
+            ));
+        }
+        assert!(round_trip(&block) <= 32 * 9, "nine bytes a cell");
+    }
 }

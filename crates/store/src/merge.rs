@@ -149,7 +149,11 @@ impl Merger<'_> {
             }
             self.sql.last_was_new = false;
         }
-        let mut local = self.local(table, row)?;
+        let place = self.find(table, row.key)?;
+        if self.is_known(table, row, place)? {
+            return Ok(RowOutcome { known: row.cells.len(), local_cl: row.cl, ..RowOutcome::default() });
+        }
+        let mut local = self.local(table, row, place)?;
         let mut outcome = RowOutcome { local_cl: local.cl, ..RowOutcome::default() };
         if row.cl.is_multiple_of(2) {
             if let Some(op) = self.merge_delete(table, row, &local, &mut outcome)? {
@@ -187,8 +191,22 @@ impl Merger<'_> {
         Ok(Some(outcome))
     }
 
-    fn local(&mut self, table: &Rc<Table>, row: &IncomingRow<'_>) -> Result<Local, Error> {
-        let place = self.find(table, row.key)?;
+    /// Whether every cell is a write that is here already: what a second delivery looks like.
+    fn is_known(&self, table: &Rc<Table>, row: &IncomingRow<'_>, place: Place) -> Result<bool, Error> {
+        let (Place::Row(rowid), None, false) = (place, row.sentinel, row.cells.is_empty()) else {
+            return Ok(false);
+        };
+        let mut clocks = self.engine.clocks.borrow_mut();
+        let (id, bit) = clocks.place_of(table, rowid, row.key.as_bytes())?;
+        let block = &clocks.peek(id)?.block;
+        let known = |cell: &IncomingCell<'_>| {
+            let clock = block.cell(bit, table.columns[cell.column].bit);
+            clock.is_some_and(|clock| is_same_write(clock, cell.clock))
+        };
+        Ok(row.cells.iter().all(known) && block.cl(bit) == row.cl)
+    }
+
+    fn local(&self, table: &Rc<Table>, row: &IncomingRow<'_>, place: Place) -> Result<Local, Error> {
         let key = row.key.as_bytes();
         let mut clocks = self.engine.clocks.borrow_mut();
         let mut local = Local { place, cl: 0, clocks: vec![None; row.cells.len()], restarted: false };
