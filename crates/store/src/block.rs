@@ -392,7 +392,7 @@ mod tests {
     #[test]
     fn rows_in_line_share_a_group_and_keep_their_seqs() {
         let mut block = Block::default();
-        for row in 0..32 {
+        for row in 0..32_u32 {
             block.put(group(1 << row, 2, 1, 1, i64::from(row) * 4 + 3));
         }
         assert_eq!(block.groups.len(), 1);
@@ -406,7 +406,7 @@ mod tests {
     #[test]
     fn a_cell_written_alone_takes_few_bytes() {
         let mut block = Block::default();
-        for row in 0..32 {
+        for row in 0..32_u32 {
             block.put(group(
                 1 << row,
                 2,
