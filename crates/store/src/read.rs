@@ -128,11 +128,12 @@ impl Engine {
         stops: &mut Vec<(Position, Stop)>,
     ) -> Result<(), Error> {
         let (dv, place) = resume(table.id, base, from);
+        // A bare parameter as the limit would have SQLite prepare the statement anew for every value.
         let mut sql = self.read_sql.borrow_mut();
         let stmt = held(&mut sql.stops, table.id, || {
             self.db.prepare(&format!(
                 "SELECT max_db_version, block, groups, key FROM {} \
-                 WHERE (max_db_version, block) > (?, ?) ORDER BY max_db_version, block LIMIT ?",
+                 WHERE (max_db_version, block) > (?, ?) ORDER BY max_db_version, block LIMIT ? + 0",
                 table.clock_table(),
             ))
         })?;
@@ -168,7 +169,7 @@ impl Engine {
         let stmt = held(&mut sql.stops, TOMBS, || {
             self.db.prepare(
                 "SELECT max_db_version, id, body FROM opor_tombstone \
-                 WHERE (max_db_version, id) > (?, ?) ORDER BY max_db_version, id LIMIT ?",
+                 WHERE (max_db_version, id) > (?, ?) ORDER BY max_db_version, id LIMIT ? + 0",
             )
         })?;
         let mut rows = stmt.start();
