@@ -14,6 +14,7 @@ mod commit_hook;
 mod cursor;
 mod engine;
 mod functions;
+mod handle;
 mod hook;
 mod merge;
 mod meta;
@@ -30,6 +31,7 @@ mod varint;
 
 pub use apply::{ApplyError, ApplyOptions, ApplyReport, MergeEvent, MergeEventKind, Side};
 pub use cursor::{Cursor, CursorError};
+pub use handle::{HandleError, StoreHandle};
 pub use options::{ClockPolicy, OpenOptions};
 pub use read::{Batch, ReadError};
 pub use replicate::ReplicateError;

@@ -62,6 +62,13 @@ pub enum OpenError {
     /// Opened to read only, and there is nothing replicated in it.
     #[error("the database has never been opened for writing by opor")]
     NotInitialised,
+    /// A thread of a [`StoreHandle`](crate::StoreHandle) could not be started.
+    #[error("a database thread could not be started")]
+    Thread {
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// SQLite failed.
     #[error("the database could not be prepared")]
     Sqlite(#[from] Error),

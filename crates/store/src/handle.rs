@@ -1,0 +1,172 @@
+//! An owning handle for async programs: one thread that writes, and a pool of threads that read.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+
+use async_channel::{Receiver, Sender, bounded};
+
+use crate::options::OpenOptions;
+use crate::store::{OpenError, Store};
+
+/// Jobs that may wait for the writer, and as many for the readers: then callers wait to queue theirs. Enough that a
+/// burst of small writes is taken in one go, few enough that a stalled disk does not fill the memory.
+const JOBS_WAITING_MAX: usize = 256;
+
+type Job = Box<dyn FnOnce(&mut Store) + Send>;
+
+/// Why a job brought no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HandleError {
+    /// The handle has been closed; the job did not run.
+    #[error("the database handle is closed")]
+    Closed,
+    /// The job panicked; its transaction was rolled back, and the handle goes on.
+    #[error("the job panicked")]
+    Panicked,
+}
+
+/// A file that async tasks share: jobs go to threads of its own, so no runtime is ever blocked, and none is needed.
+///
+/// Writes run one after the other in the order in which they were queued. Reads run beside them, each on the last
+/// commit. Cheap to clone; the threads end when the last clone is gone and the queued jobs are done.
+///
+/// ```
+/// use opor_store::{OpenOptions, StoreHandle};
+///
+/// # let folder = std::env::temp_dir().join(format!("opor-doc-{}", std::process::id()));
+/// # std::fs::create_dir_all(&folder)?;
+/// let handle = StoreHandle::open(folder.join("app.db"), &OpenOptions::new(), 2)?;
+/// # futures::executor::block_on(async {
+/// handle
+///     .write(|store| {
+///         store.execute_batch("CREATE TABLE IF NOT EXISTS todos(id TEXT PRIMARY KEY NOT NULL, title TEXT)")?;
+///         store.replicate("todos")?;
+///         store.execute("INSERT OR IGNORE INTO todos VALUES ('a', 'buy milk')", [])?;
+///         Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+///     })
+///     .await??;
+/// let count: i64 =
+///     handle.read(|store| store.query_row("SELECT count(*) FROM todos", [], |row| row.get(0))).await??;
+/// assert_eq!(count, 1);
+/// # Ok::<_, Box<dyn std::error::Error + Send + Sync>>(()) }).unwrap();
+/// # handle.close();
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct StoreHandle {
+    writer: Sender<Job>,
+    readers: Sender<Job>,
+    threads: std::sync::Arc<Threads>,
+}
+
+impl fmt::Debug for StoreHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreHandle")
+            .field("writes_waiting", &self.writer.len())
+            .field("reads_waiting", &self.readers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Threads(std::sync::Mutex<Vec<JoinHandle<()>>>);
+
+impl StoreHandle {
+    /// Opens a file with one writer and `readers` readers, at least one.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(path: impl AsRef<Path>, options: &OpenOptions, readers: usize) -> Result<Self, OpenError> {
+        let path = path.as_ref();
+        // The writer comes first: it makes the file and the tables that readers expect.
+        let mut stores = vec![options.open(path)?];
+        for _ in 0..readers.max(1) {
+            stores.push(options.clone().read_only(true).open(path)?);
+        }
+        let (writer, writes) = bounded(JOBS_WAITING_MAX);
+        let (sender, reads) = bounded(JOBS_WAITING_MAX);
+        let threads: Result<Vec<_>, _> = stores
+            .into_iter()
+            .enumerate()
+            .map(|(i, store)| {
+                let (name, jobs) = if i == 0 { ("opor-writer", &writes) } else { ("opor-reader", &reads) };
+                let jobs = jobs.clone();
+                thread::Builder::new().name(name.to_owned()).spawn(move || work(store, &jobs))
+            })
+            .collect();
+        let threads = threads.map_err(|error| OpenError::Thread { source: error })?;
+        let threads = std::sync::Arc::new(Threads(std::sync::Mutex::new(threads)));
+        Ok(Self { writer, readers: sender, threads })
+    }
+
+    /// Runs a job on the writer's thread and waits for its answer.
+    ///
+    /// # Errors
+    /// [`HandleError`]; what the job itself returns is its own.
+    ///
+    /// # Cancel safety
+    /// Dropped before the job is queued, it never runs. Once queued it runs to its end, whether anybody waits or not.
+    ///
+    /// # Durability
+    /// What the job commits is as durable as [`Store`] says.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Store) -> T + Send + 'static,
+    ) -> Result<T, HandleError> {
+        run(&self.writer, job).await
+    }
+
+    /// Runs a job on one of the readers' threads and waits for its answer. SQL that writes fails there.
+    ///
+    /// # Errors
+    /// [`HandleError`]; what the job itself returns is its own.
+    ///
+    /// # Cancel safety
+    /// As [`write`](Self::write).
+    pub async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Store) -> T + Send + 'static,
+    ) -> Result<T, HandleError> {
+        run(&self.readers, |store: &mut Store| job(store)).await
+    }
+
+    /// Takes no more jobs, from any clone, does those that are queued, and closes the file. Blocks until then.
+    pub fn close(self) {
+        self.writer.close();
+        self.readers.close();
+        let threads = match self.threads.0.lock() {
+            Ok(mut threads) => std::mem::take(&mut *threads),
+            Err(poisoned) => std::mem::take(&mut *poisoned.into_inner()),
+        };
+        for thread in threads {
+            // Jobs that panic are caught, so the thread itself does not.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn run<T: Send + 'static>(
+    queue: &Sender<Job>,
+    job: impl FnOnce(&mut Store) -> T + Send + 'static,
+) -> Result<T, HandleError> {
+    let (answer, answered) = bounded(1);
+    let job: Job = Box::new(move |store| {
+        // Nobody may be waiting any more; the job is done all the same.
+        let _ = answer.try_send(job(store));
+    });
+    queue.send(job).await.map_err(|_| HandleError::Closed)?;
+    answered.recv().await.map_err(|_| HandleError::Panicked)
+}
+
+fn work(mut store: Store, jobs: &Receiver<Job>) {
+    while let Ok(job) = jobs.recv_blocking() {
+        let panicked = catch_unwind(AssertUnwindSafe(|| job(&mut store))).is_err();
+        if panicked || !store.is_autocommit() {
+            // A job leaves no transaction behind for the next.
+            let _ = store.execute_batch("ROLLBACK");
+        }
+    }
+}
