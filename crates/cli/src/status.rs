@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use opor_core::SiteId;
-use opor_store::{ClockPolicy, Store};
+use opor_store::{ClockPolicy, Incident, Store};
 use serde::Serialize;
 
 use crate::database;
@@ -30,6 +30,8 @@ struct Facts {
     db_version: u64,
     tables: Vec<TableFacts>,
     peers: Vec<PeerFacts>,
+    /// What was done to the file without opor.
+    incidents: Vec<IncidentFacts>,
     files: Vec<FileFacts>,
 }
 
@@ -47,6 +49,13 @@ struct PeerFacts {
     pulled: Option<String>,
     /// Up to which commit the peer has acknowledged what it was pushed.
     acknowledged: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct IncidentFacts {
+    at_ms: u64,
+    table: String,
+    what: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,8 +87,15 @@ impl Status {
             db_version: store.db_version()?.0,
             tables: tables(&store)?,
             peers: peers(&store)?,
+            incidents: store.incidents()?.into_iter().map(IncidentFacts::from).collect(),
             files: files.map(|(file, bytes)| FileFacts { file, bytes }).collect(),
         })
+    }
+}
+
+impl From<Incident> for IncidentFacts {
+    fn from(incident: Incident) -> Self {
+        Self { at_ms: incident.at.0, table: incident.table, what: incident.what }
     }
 }
 
@@ -124,6 +140,9 @@ fn show(out: &mut dyn Write, facts: &Facts) -> anyhow::Result<()> {
     }
     table.write(out, 2)?;
     writeln!(out)?;
+    for incident in &facts.incidents {
+        writeln!(out, "  noticed  {}: {}", printable(&incident.table), printable(&incident.what))?;
+    }
     if facts.peers.is_empty() {
         writeln!(out, "  {DIM}no peer has been synced with yet{DIM:#}")?;
         return Ok(());

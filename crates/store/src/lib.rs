@@ -4,6 +4,11 @@
 //! whatever SQL, and get their clocks in the transaction that commits them. [`Store::changes`] reads what is new,
 //! [`Store::apply`] merges what others wrote, and the `crsql_*` SQL of cr-sqlite 0.16 does both in SQL.
 
+/// The example of the README, which is compiled and run with the other examples.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
 mod apply;
 mod block;
 mod catalog;
@@ -34,6 +39,7 @@ pub use cursor::{Cursor, CursorError};
 pub use handle::{HandleError, StoreHandle};
 pub use options::{ClockPolicy, OpenOptions};
 pub use read::{Batch, ReadError};
+pub use repair::Incident;
 pub use replicate::ReplicateError;
 pub use rusqlite;
 pub use store::{OpenError, Store, StoreError};

@@ -1,12 +1,13 @@
 //! The store's own tables: their definitions, and the only text of most of their queries.
 
-use opor_core::SiteId;
+use opor_core::{SiteId, WallMillis};
 use rusqlite::Error;
 
 use crate::catalog::{Catalog, Table};
 use crate::clocks::{damaged, decode_tomb};
 use crate::cursor::{Cursor, CursorError};
 use crate::options::ClockPolicy;
+use crate::repair::Incident;
 use crate::sqlite::{Db, failure, quote};
 
 /// The layout this code writes. A file with a larger number is refused.
@@ -212,6 +213,21 @@ pub(crate) fn record_incident(db: Db, at_ms: u64, table: &str, what: &str) -> Re
     run.bind_text(what)?;
     run.step()?;
     Ok(())
+}
+
+/// What was done to the file without opor, oldest first.
+pub(crate) fn incidents(db: Db) -> Result<Vec<Incident>, Error> {
+    let mut stmt = db.prepare("SELECT at_ms, table_name, what FROM opor_incident ORDER BY id")?;
+    let mut rows = stmt.start();
+    let mut incidents = Vec::new();
+    while rows.step()? {
+        incidents.push(Incident {
+            at: WallMillis(rows.integer(0).cast_unsigned()),
+            table: rows.text(1)?.to_owned(),
+            what: rows.text(2)?.to_owned(),
+        });
+    }
+    Ok(incidents)
 }
 
 /// Has the next pull from every peer start over.

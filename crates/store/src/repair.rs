@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use opor_core::{PackedKey, ValueRef};
+use opor_core::{PackedKey, ValueRef, WallMillis};
 use rusqlite::Error;
 
 use crate::block::{BLOCK_SHIFT, CellClock};
@@ -12,6 +12,17 @@ use crate::engine::Engine;
 use crate::meta;
 use crate::notes::{BackfillRows, MergeOp};
 use crate::replay::{put_cells, row_cells};
+
+/// Something that was done to the file without opor, as it was noticed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Incident {
+    /// When it was noticed.
+    pub at: WallMillis,
+    /// The table.
+    pub table: String,
+    /// What was found and what was done about it, for people.
+    pub what: String,
+}
 
 /// A row that is gone: where it was, its packed key, and the causal length it goes to.
 type GoneRow = (i64, Vec<u8>, u64);

@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::merge::MergeSql;
 use crate::options::{ClockPolicy, OpenOptions};
 use crate::read::{Batch, ReadError};
+use crate::repair::Incident;
 use crate::replicate::{ReplicateError, Strictness};
 use crate::sqlite::Db;
 use crate::{changes_vtab, commit_hook, functions, hook, meta, unpack_vtab};
@@ -465,6 +466,14 @@ impl Store {
     /// When SQLite fails.
     pub fn set_acknowledged_by(&mut self, peer: SiteId, version: DbVersion) -> Result<(), StoreError> {
         Ok(self.engine.uncaptured(|| meta::save_acknowledged(self.engine.db, peer, version.0))?)
+    }
+
+    /// What was done to the file without opor and noticed, oldest first.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn incidents(&self) -> Result<Vec<Incident>, StoreError> {
+        Ok(meta::incidents(self.engine.db)?)
     }
 
     /// The peers that a cursor or an acknowledgement is stored of.
