@@ -1,5 +1,6 @@
 //! The suite: real SQLite, real files, real processes.
 
+mod adversary;
 mod convergence;
 mod deviations;
 mod golden;

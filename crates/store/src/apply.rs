@@ -177,6 +177,7 @@ impl Engine {
         changeset.validate(&Limits::default())?;
         self.enlist()?;
         self.replay()?;
+        sql.follow_schema(self.catalog.borrow().schema_version);
         let plan = self.plan(changeset)?;
         let watch = self.watch(options)?;
         let mut report = ApplyReport::default();

@@ -182,6 +182,11 @@ impl Catalog {
         self.by_id.get(&id).map(|place| &self.tables[*place])
     }
 
+    /// Whether the record says all of this.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.unsaved.is_empty() && self.dropped.is_empty() && self.renamed.is_empty()
+    }
+
     /// A catalog that must be read before it is used.
     pub(crate) fn unknown() -> Self {
         Self { schema_version: -1, ..Self::default() }
@@ -227,6 +232,13 @@ impl Catalog {
         self.by_id.insert(table.id, place);
         self.tables.push(table);
     }
+}
+
+fn has_key_index(db: Db, table: &str) -> Result<bool, Error> {
+    let mut stmt = db.prepare("SELECT 1 FROM pragma_index_list(?, 'main') WHERE origin = 'pk'")?;
+    let mut row = stmt.start();
+    row.bind_text(table)?;
+    row.step()
 }
 
 /// The schema, as far as it concerns replicated tables.
@@ -352,8 +364,10 @@ impl Shape {
         }
         key.sort_by_key(|(place, _)| *place);
         self.key = key.into_iter().map(|(_, column)| column).collect();
-        self.rowid_is_key =
-            !self.without_rowid && self.key.len() == 1 && key_type.eq_ignore_ascii_case("INTEGER");
+        drop(rows);
+        // `INTEGER PRIMARY KEY DESC` is an ordinary key with an index of its own.
+        let single = self.key.len() == 1 && key_type.eq_ignore_ascii_case("INTEGER");
+        self.rowid_is_key = !self.without_rowid && single && !has_key_index(db, &self.name)?;
         let free = |alias: &&str| !names.iter().any(|name| name == alias);
         self.rowid_name = ["rowid", "_rowid_", "oid"].into_iter().find(free).unwrap_or("");
         Ok(())

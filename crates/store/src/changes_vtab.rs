@@ -443,6 +443,7 @@ unsafe fn merge(
     let change = RawChange::check(&row)?;
     engine.enlist()?;
     engine.replay()?;
+    sql.follow_schema(engine.catalog.borrow().schema_version);
     let Some(table) = engine.table(change.table) else {
         let message = format!("crsql - could not find the schema information for table {}", change.table);
         return Err(failure(message));

@@ -201,6 +201,11 @@ impl Clocks {
         self.cached = None;
     }
 
+    /// How many entries of the file the upper layers may hide.
+    pub(crate) fn layered(&self) -> usize {
+        self.mirror.len() + self.staged.len()
+    }
+
     /// Forgets a table that is gone.
     pub(crate) fn forget_table(&mut self, table: u32) {
         for layer in [&mut self.staged, &mut self.mirror] {

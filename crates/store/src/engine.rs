@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use opor_core::{ClockDrift, EqualValues, Hlc, HybridClock, SiteId};
 use rusqlite::Error;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::catalog::{Catalog, ColumnChange, Table};
 use crate::clocks::Clocks;
@@ -21,6 +21,8 @@ use crate::read::ReadSql;
 use crate::replay::{Numbering, Replay, seqs_of};
 use crate::sqlite::{Db, Stmt, failure};
 
+/// Does nothing, to a table that holds nothing: having touched it is what counts.
+const ENLIST: &str = "DELETE FROM opor_commit_hook";
 /// The most commits in the tail: reading it at open stays well under a millisecond.
 const TAIL_COMMITS_MAX: usize = 256;
 /// The most bytes in the tail.
@@ -68,6 +70,14 @@ pub(crate) struct Engine {
     /// What `crsql_next_db_version` promised in the open transaction.
     pub(crate) pending: Cell<u64>,
     tail: Cell<Tail>,
+    /// The numbering when what had been replayed was last written to the file.
+    baked_numbering: Cell<Option<Numbering>>,
+    /// Set when a savepoint was rolled back, and the schema perhaps with it.
+    schema_suspect: Cell<bool>,
+    /// Tables written to in the open transaction that do not replicate.
+    plain_tables: RefCell<FxHashSet<Box<[u8]>>>,
+    /// Renamed columns whose values have got their clocks in the open transaction.
+    backfilled: RefCell<FxHashSet<(u32, u32)>>,
     /// Set when the open transaction changed what memory cannot follow, so that it is read again after the commit.
     reread: Cell<bool>,
 }
@@ -81,10 +91,20 @@ struct Tail {
 #[derive(Debug)]
 struct EngineSql {
     enlist: Stmt,
+    /// The schema for which `enlist` was prepared.
+    enlist_version: i64,
     schema_version: Stmt,
     /// Moves when another connection has committed.
     data_version: Stmt,
     tail_put: Stmt,
+}
+
+impl EngineSql {
+    fn read_schema_version(&mut self) -> Result<i64, Error> {
+        let mut row = self.schema_version.start();
+        row.step()?;
+        Ok(row.integer(0))
+    }
 }
 
 /// Sites and their ordinals, the local one being 0.
@@ -124,6 +144,10 @@ impl Engine {
             pending: Cell::new(0),
             tail: Cell::default(),
             reread: Cell::new(false),
+            baked_numbering: Cell::new(None),
+            schema_suspect: Cell::new(false),
+            plain_tables: RefCell::default(),
+            backfilled: RefCell::default(),
         }
     }
 
@@ -131,7 +155,8 @@ impl Engine {
     pub(crate) fn start(&self) -> Result<(), Error> {
         let db = self.db;
         *self.sql.borrow_mut() = Some(EngineSql {
-            enlist: db.prepare("DELETE FROM opor_commit_hook")?,
+            enlist: db.prepare(ENLIST)?,
+            enlist_version: -1,
             schema_version: db.prepare("PRAGMA main.schema_version")?,
             data_version: db.prepare("PRAGMA main.data_version")?,
             tail_put: db.prepare("INSERT OR REPLACE INTO opor_tail(db_version, body) VALUES (?, ?)")?,
@@ -162,6 +187,12 @@ impl Engine {
         self.catalog.borrow().table(name).cloned()
     }
 
+    /// As SQL finds tables. What travels is told apart by case.
+    pub(crate) fn table_in_any_case(&self, name: &str) -> Option<Rc<Table>> {
+        let catalog = self.catalog.borrow();
+        catalog.tables.iter().find(|table| table.name.eq_ignore_ascii_case(name)).cloned()
+    }
+
     pub(crate) fn policy(&self) -> ClockPolicy {
         self.meta.borrow().policy
     }
@@ -175,6 +206,10 @@ impl Engine {
         let seen = self.seen_version()?;
         if self.stale.get() || seen != self.data_version.get() {
             self.reload()?;
+            // Another connection may have recorded what this one found new in the schema.
+            if !self.catalog.borrow().is_recorded() {
+                self.load_catalog()?;
+            }
             self.data_version.set(seen);
             self.stale.set(false);
         }
@@ -205,12 +240,9 @@ impl Engine {
     }
 
     fn refresh_catalog(&self) -> Result<(), Error> {
-        let version = {
-            let mut sql = self.sql.borrow_mut();
-            let Some(sql) = sql.as_mut() else { return Ok(()) };
-            let mut row = sql.schema_version.start();
-            row.step()?;
-            row.integer(0)
+        let version = match self.sql.borrow_mut().as_mut() {
+            Some(sql) => sql.read_schema_version()?,
+            None => return Ok(()),
         };
         if self.catalog.borrow().schema_version != version {
             self.load_catalog()?;
@@ -243,6 +275,9 @@ impl Engine {
             tail = Tail { commits: tail.commits + 1, bytes: tail.bytes + body.len() };
         }
         drop(rows);
+        let known: FxHashSet<u32> = meta::recorded_tables(self.db)?.into_iter().map(|(id, _)| id).collect();
+        clocks.mirror.blocks.retain(|id, _| known.contains(&id.0));
+        clocks.mirror.tombs.retain(|id, _| known.contains(&id.0));
         let stamps = clocks.mirror.blocks.values().flat_map(|record| &record.block.groups);
         let stamp = stamps.filter(|group| !group.cols.contains(ColSet::SENTINEL)).map(|group| group.cv).max();
         self.hybrid.borrow_mut().restore(Hlc::from_version(stamp.unwrap_or(0).max(meta.hlc).into()));
@@ -261,10 +296,72 @@ impl Engine {
         self.uncaptured(|| {
             let mut sql = self.sql.borrow_mut();
             let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
+            // SQLite must not prepare this anew by itself: here, in the middle of a write, that would let go of the
+            // page that the write stands on. (Found with SQLITE_DEBUG: "p->nRef>0" in sqlite3PcacheMakeDirty.)
+            let version = sql.read_schema_version()?;
+            if sql.enlist_version != version {
+                sql.enlist = self.db.prepare(ENLIST)?;
+                sql.enlist_version = version;
+            }
             sql.enlist.run(&[])
         })?;
         self.enlisted.set(true);
-        self.refresh()
+        self.refresh()?;
+        self.backfill_renamed()
+    }
+
+    /// The catalog's table of a name that a write mentions. A table that was renamed in this transaction is found.
+    pub(crate) fn written_table(&self, name: &[u8]) -> Result<Option<Rc<Table>>, Error> {
+        if self.schema_suspect.replace(false) {
+            self.refresh_catalog()?;
+        }
+        if let Some((_, table)) = self.catalog.borrow().table_by_bytes(name) {
+            return Ok(Some(table.clone()));
+        }
+        if self.plain_tables.borrow().contains(name) {
+            return Ok(None);
+        }
+        self.refresh_catalog()?;
+        self.backfill_renamed()?;
+        if let Some((_, table)) = self.catalog.borrow().table_by_bytes(name) {
+            return Ok(Some(table.clone()));
+        }
+        self.plain_tables.borrow_mut().insert(name.into());
+        Ok(None)
+    }
+
+    /// A table was made, dropped or renamed: what was known of names may not hold.
+    pub(crate) fn schema_may_move(&self) {
+        self.plain_tables.borrow_mut().clear();
+    }
+
+    /// Gives clocks to the values of renamed columns before anything more is written to them.
+    fn backfill_renamed(&self) -> Result<(), Error> {
+        let catalog = self.catalog.borrow().clone();
+        for change in &catalog.unsaved {
+            match change {
+                ColumnChange::Added { table, bit, renamed: true, .. } => {
+                    self.backfill_once(&catalog, *table, *bit)?
+                }
+                ColumnChange::Retired { table, .. }
+                    if catalog.table_by_id(*table).is_some_and(|table| table.columns.is_empty()) =>
+                {
+                    // A table of keys alone tells of its rows by their sentinels.
+                    self.backfill_once(&catalog, *table, ColSet::SENTINEL)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn backfill_once(&self, catalog: &Catalog, table: u32, bit: u32) -> Result<(), Error> {
+        match catalog.table_by_id(table) {
+            Some(found) if self.backfilled.borrow_mut().insert((table, bit)) => {
+                self.backfill_column(found, bit)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The numbering of the open transaction.
@@ -397,6 +494,8 @@ impl Engine {
             put.bind_blob(&body)?;
             put.step()?;
             self.tail.set(Tail { commits: tail.commits + 1, bytes: tail.bytes + body.len() });
+            drop(clocks);
+            self.bake();
             return Ok(());
         }
         self.folded.set(true);
@@ -405,7 +504,16 @@ impl Engine {
         let hlc = self.hybrid.borrow().last().version().0;
         meta::save_fold(self.db, numbering.used.max(self.db_version()), hlc)?;
         self.tail.set(Tail::default());
+        drop(clocks);
+        self.bake();
         Ok(())
+    }
+
+    /// What has been replayed is in the file now, as far as the transaction is: it must not be replayed again.
+    fn bake(&self) {
+        let mut notes = self.notes.borrow_mut();
+        notes.baked = notes.replayed;
+        self.baked_numbering.set(self.numbering.get());
     }
 
     /// Writes all that is known into the clock tables, in the open write transaction.
@@ -422,6 +530,7 @@ impl Engine {
         meta::save_fold(self.db, used.max(self.db_version()), hlc)?;
         self.tail.set(Tail::default());
         self.reread.set(true);
+        self.bake();
         Ok(())
     }
 
@@ -444,8 +553,9 @@ impl Engine {
         if catalog.unsaved.is_empty() && catalog.dropped.is_empty() && catalog.renamed.is_empty() {
             return Ok(());
         }
+        self.backfill_renamed()?;
         for change in &catalog.unsaved {
-            self.save_column(&catalog, change)?;
+            self.save_column(change)?;
         }
         for table in &catalog.dropped {
             meta::forget_table(self.db, *table)?;
@@ -458,15 +568,12 @@ impl Engine {
         self.load_catalog()
     }
 
-    fn save_column(&self, catalog: &Catalog, change: &ColumnChange) -> Result<(), Error> {
+    fn save_column(&self, change: &ColumnChange) -> Result<(), Error> {
         match change {
             ColumnChange::Retired { table, bit } => meta::retire_column(self.db, *table, *bit),
             ColumnChange::Added { table, bit, name, renamed } => {
-                meta::add_column(self.db, *table, *bit, name)?;
-                match catalog.table_by_id(*table) {
-                    Some(table) if *renamed => self.backfill_column(table, *bit),
-                    _ => Ok(()),
-                }
+                let _ = renamed;
+                meta::add_column(self.db, *table, *bit, name)
             }
         }
     }
@@ -504,6 +611,9 @@ impl Engine {
         self.stamp.set(None);
         self.enlisted.set(false);
         self.keys_matter.set(false);
+        self.baked_numbering.set(None);
+        self.plain_tables.borrow_mut().clear();
+        self.backfilled.borrow_mut().clear();
         self.folded.set(false);
         self.rows_impacted.set(0);
         self.pending.set(0);
@@ -521,13 +631,19 @@ impl Engine {
     pub(crate) fn rollback_to(&self, level: i32) {
         let catalog = self.catalog.borrow().clone();
         let undone = self.notes.borrow_mut().rollback_to(level, |note| seqs_of(&catalog, note));
+        let baked = self.notes.borrow().baked > 0;
         if undone {
             self.clocks.borrow_mut().staged.clear();
-            self.numbering.set(None);
-            if self.folded.replace(false) {
-                self.stale.set(true);
-            }
+            self.numbering.set(if baked { self.baked_numbering.get() } else { None });
+            // What is in the file of this transaction is not staged any more, so the end reads it.
+            self.reread.set(self.reread.get() || baked);
+            self.folded.set(false);
         }
+        // Sites, settings and the schema may have gone back with the rest.
+        self.stale.set(true);
+        self.schema_suspect.set(true);
+        *self.sites.borrow_mut() = Sites::default();
+        *self.fault.borrow_mut() = None;
     }
 
     /// The ordinal of a site, which is recorded when it is new.

@@ -125,6 +125,10 @@ fn config_set(engine: &Engine, context: &Context<'_>) -> Answer {
     }
     known_setting(context)?;
     let on = context.get::<i64>(1)? != 0;
+    // So that a rollback is heard of. Outside a transaction there is nothing to roll back.
+    if !engine.db.is_autocommit() {
+        engine.enlist()?;
+    }
     engine.uncaptured(|| meta::save_merge_equal_values(engine.db, on))?;
     engine.meta.borrow_mut().merge_equal_values = on;
     Ok(ToSqlOutput::Owned(SqlValue::Integer(context.get::<i64>(1)?)))

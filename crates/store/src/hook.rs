@@ -39,6 +39,10 @@ unsafe extern "C" fn on_prepare(
     _database: *const c_char,
     _trigger: *const c_char,
 ) -> c_int {
+    if matches!(action, ffi::SQLITE_ALTER_TABLE | ffi::SQLITE_DROP_TABLE | ffi::SQLITE_CREATE_TABLE) {
+        // SAFETY: `install` was given an engine that outlives the connection.
+        unsafe { &*engine.cast::<Engine>() }.schema_may_move();
+    }
     if action == ffi::SQLITE_UPDATE && !table.is_null() && !column.is_null() {
         // SAFETY: `install` was given an engine that outlives the connection; the names are NUL-terminated.
         let (engine, table, column) =
@@ -125,16 +129,14 @@ unsafe extern "C" fn on_change(
 fn on_write(engine: &Engine, op: c_int, name: &CStr, old_row: i64, new_row: i64) -> Result<(), String> {
     let message = |error: rusqlite::Error| format!("a write to a replicated table was not recorded: {error}");
     engine.enlist().map_err(message)?;
-    let mut catalog = engine.catalog.borrow().clone();
-    let Some((_, mut table)) = catalog.table_by_bytes(name.to_bytes()) else { return Ok(()) };
-    let event = Event { db: engine.db, table, old_row, new_row };
-    if event.width() != table.width {
+    let Some(mut table) = engine.written_table(name.to_bytes()).map_err(message)? else { return Ok(()) };
+    if (Event { db: engine.db, table: &table, old_row, new_row }).width() != table.width {
         // The table was altered earlier in this transaction.
         engine.load_catalog().map_err(message)?;
-        catalog = engine.catalog.borrow().clone();
-        let Some((_, altered)) = catalog.table_by_bytes(name.to_bytes()) else { return Ok(()) };
+        let Some(altered) = engine.written_table(name.to_bytes()).map_err(message)? else { return Ok(()) };
         table = altered;
     }
+    let table = &table;
     let event = Event { db: engine.db, table, old_row, new_row };
     let keyed_inserts = match op {
         ffi::SQLITE_INSERT => {

@@ -99,6 +99,17 @@ pub(crate) struct MergeSql {
     same: FxHashMap<(u32, usize), Stmt>,
     /// Whether the last row merged was new, which is then tried first for the next.
     last_was_new: bool,
+    /// The schema that the statements were prepared for.
+    schema_version: i64,
+}
+
+impl MergeSql {
+    /// Lets go of statements that name tables and columns as they were called before.
+    pub(crate) fn follow_schema(&mut self, schema_version: i64) {
+        if self.schema_version != schema_version {
+            *self = Self { schema_version, ..Self::default() };
+        }
+    }
 }
 
 /// Merges rows into one table set, within the open transaction.
@@ -446,7 +457,10 @@ impl Merger<'_> {
             }
             Place::Absent => {
                 if !self.insert_row(table, row, &outcome.won)? {
-                    return Err(failure("a row appeared while it was merged"));
+                    // A trigger of the user's said RAISE(IGNORE): the row is not taken, and may come again.
+                    outcome.known += outcome.won.len();
+                    outcome.won.clear();
+                    return Ok(());
                 }
                 outcome.inserted = true;
                 self.engine.db.last_insert_rowid()

@@ -24,7 +24,7 @@ CREATE TABLE opor_meta(
     id INTEGER PRIMARY KEY CHECK(id = 1), format INTEGER NOT NULL, policy INTEGER NOT NULL,
     db_version INTEGER NOT NULL, hlc INTEGER NOT NULL, epoch INTEGER NOT NULL, hash_seed INTEGER NOT NULL,
     merge_equal_values INTEGER NOT NULL);
-CREATE TABLE opor_table(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE opor_table(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL);
 CREATE TABLE opor_column(
     table_id INTEGER NOT NULL, bit INTEGER NOT NULL, name TEXT NOT NULL, live INTEGER NOT NULL,
     PRIMARY KEY(table_id, bit)) WITHOUT ROWID;
@@ -280,7 +280,7 @@ pub(crate) fn is_guarded(db: Db, id: u32, table: &str) -> Result<bool, Error> {
 }
 
 pub(crate) fn rename_table(db: Db, id: u32, name: &str) -> Result<(), Error> {
-    let mut update = db.prepare("UPDATE OR REPLACE opor_table SET name = ? WHERE id = ?")?;
+    let mut update = db.prepare("UPDATE opor_table SET name = ? WHERE id = ?")?;
     let mut run = update.start();
     run.bind_text(name)?;
     run.bind_integer(i64::from(id))?;

@@ -71,6 +71,7 @@ struct Mark {
     len: usize,
     keys: usize,
     replayed: usize,
+    baked: usize,
 }
 
 /// The notes of the open transaction.
@@ -81,6 +82,8 @@ pub(crate) struct Notes {
     marks: Vec<Mark>,
     /// How many notes have been turned into staged clocks.
     pub(crate) replayed: usize,
+    /// How many of those have been written to the file: replaying starts after them.
+    pub(crate) baked: usize,
 }
 
 impl Notes {
@@ -154,7 +157,13 @@ impl Notes {
     /// A savepoint of this depth begins.
     pub(crate) fn mark(&mut self, level: i32) {
         self.marks.retain(|mark| mark.level < level);
-        self.marks.push(Mark { level, len: self.log.len(), keys: self.keys.len(), replayed: self.replayed });
+        self.marks.push(Mark {
+            level,
+            len: self.log.len(),
+            keys: self.keys.len(),
+            replayed: self.replayed,
+            baked: self.baked,
+        });
     }
 
     /// Savepoints of this depth and deeper end.
@@ -170,6 +179,7 @@ impl Notes {
             len: 0,
             keys: 0,
             replayed: 0,
+            baked: 0,
         });
         self.marks.retain(|other| other.level <= level);
         let skipped: u64 = self.log[mark.len..].iter().map(seqs).sum();
@@ -182,8 +192,9 @@ impl Notes {
             }
         }
         let undone = self.replayed > mark.replayed;
+        self.baked = mark.baked;
         if undone {
-            self.replayed = 0;
+            self.replayed = mark.baked;
         }
         undone
     }

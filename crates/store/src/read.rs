@@ -140,7 +140,7 @@ impl Engine {
         let mut rows = stmt.start();
         rows.bind_integer(dv)?;
         rows.bind_integer(place)?;
-        rows.bind_integer(count as i64 + self.clocks.borrow().mirror.len() as i64)?;
+        rows.bind_integer(count as i64 + self.clocks.borrow().layered() as i64)?;
         let clocks = self.clocks.borrow();
         while rows.step()? {
             let id = (table.id, rows.integer(1));
@@ -175,7 +175,7 @@ impl Engine {
         let mut rows = stmt.start();
         rows.bind_integer(dv)?;
         rows.bind_integer(place)?;
-        rows.bind_integer(count as i64 + self.clocks.borrow().mirror.len() as i64)?;
+        rows.bind_integer(count as i64 + self.clocks.borrow().layered() as i64)?;
         let clocks = self.clocks.borrow();
         while rows.step()? {
             let dv = rows.integer(0).cast_unsigned();

@@ -28,7 +28,8 @@ impl Numbering {
     fn next_cv(&self, cv: u64, own: bool) -> u64 {
         match self.stamp {
             None => cv + 1,
-            Some(_) if own => cv,
+            // Written by this transaction already; a cell that only moved in it still has its older stamp.
+            Some(stamp) if own && cv >= stamp => cv,
             Some(stamp) => stamp.max(cv + 1),
         }
     }
@@ -129,7 +130,9 @@ impl Replay<'_> {
             Note::BackfillColumn { table, bit, rows } => match self.table(*table) {
                 Some(table) => {
                     let dv = self.renamed_dv();
-                    self.backfill(&table, &ColSet::one(*bit), rows, self.numbering.first_cv(), dv)
+                    let sentinel = *bit == ColSet::SENTINEL;
+                    let cv = if sentinel { 1 } else { self.numbering.first_cv() };
+                    self.backfill(&table, &ColSet::one(*bit), rows, cv, dv)
                 }
                 None => Ok(()),
             },
@@ -292,7 +295,9 @@ impl Replay<'_> {
                     let seq = self.numbering.seq;
                     self.numbering.seq += u64::from(stride);
                     let (block, bit) = self.stage_row(table, 0, key)?;
-                    block.put(Group::of_row(bit, cols.clone(), clock(seq)));
+                    if !has_any(block, bit, cols) {
+                        block.put(Group::of_row(bit, cols.clone(), clock(seq)));
+                    }
                 }
             }
             BackfillRows::Blocks(blocks) => {
@@ -302,7 +307,9 @@ impl Replay<'_> {
                     while left != 0 {
                         let bit = left.trailing_zeros();
                         left &= left - 1;
-                        block.put(Group::of_row(bit, cols.clone(), clock(self.numbering.seq)));
+                        if !has_any(block, bit, cols) {
+                            block.put(Group::of_row(bit, cols.clone(), clock(self.numbering.seq)));
+                        }
                         self.numbering.seq += u64::from(stride);
                     }
                 }
@@ -477,6 +484,11 @@ pub(crate) fn put_cells(block: &mut Block, row: u32, mut cells: Vec<(u32, CellCl
     if let Some((cols, first)) = open {
         block.put(Group::of_row(row, cols, first));
     }
+}
+
+/// Whether a cell of these has a clock already, which a backfill leaves alone.
+fn has_any(block: &Block, row: u32, cols: &ColSet) -> bool {
+    cols.iter().any(|bit| block.cell(row, bit).is_some())
 }
 
 fn deleted_cl(block: &Block, row: u32) -> u64 {

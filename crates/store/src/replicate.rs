@@ -7,6 +7,7 @@ use rusqlite::Error;
 
 use crate::catalog::{Shape, Table};
 use crate::clocks::block_of;
+use crate::colset::ColSet;
 use crate::engine::Engine;
 use crate::meta;
 use crate::notes::{BackfillRows, Note};
@@ -239,6 +240,8 @@ impl Engine {
         if self.table(&shape.name).is_some() {
             return Ok(false);
         }
+        // A table of this name that is gone is forgotten first.
+        self.uncaptured(|| self.save_columns())?;
         self.replay()?;
         self.uncaptured(|| {
             meta::add_table(self.db, &shape.name)?;
@@ -292,6 +295,11 @@ impl Engine {
 
     /// Gives clocks to the values of a column that has taken another's place; those at the default have none.
     pub(crate) fn backfill_column(&self, table: &Rc<Table>, bit: u32) -> Result<(), Error> {
+        if bit == ColSet::SENTINEL {
+            let note = Note::BackfillColumn { table: table.id, bit, rows: Rc::new(self.all_rows(table)?) };
+            self.notes.borrow_mut().log.push(note);
+            return Ok(());
+        }
         let Some(column) = table.column_by_bit(bit) else { return Ok(()) };
         let (name, column_name) = (table.sql_name(), quote(&column.name));
         let mut stmt =
@@ -321,7 +329,7 @@ impl Engine {
             self.enlist()?;
             self.load_catalog()?;
             self.replay()?;
-            let Some(table) = self.table(name) else { return Ok(false) };
+            let Some(table) = self.table_in_any_case(name) else { return Ok(false) };
             self.uncaptured(|| self.forget(&table))?;
             Ok(true)
         })
@@ -345,7 +353,8 @@ impl Engine {
         let begun = (|| {
             self.uncaptured(|| self.db.exec("UPDATE opor_meta SET format = format"))?;
             self.enlist()?;
-            let table = self.table(name).ok_or_else(|| failure(format!("{name} is not a CRR")))?;
+            let table =
+                self.table_in_any_case(name).ok_or_else(|| failure(format!("{name} is not a CRR")))?;
             self.uncaptured(|| meta::loosen_guard(self.db, table.id, &table.name))
         })();
         if begun.is_err() {
@@ -362,7 +371,7 @@ impl Engine {
                 .map_err(|_| failure("failed compacting tables post alteration"))?;
             self.uncaptured(|| {
                 self.save_columns()?;
-                match self.table(name) {
+                match self.table_in_any_case(name) {
                     Some(table) => meta::add_guard(self.db, table.id, &table.name),
                     None => Err(failure(format!("{name} is not a CRR"))),
                 }

@@ -386,11 +386,9 @@ impl Store {
         let own = db.is_autocommit();
         self.engine.look_around()?;
         // Rows arrive in any order, children before parents; and another replica's delete is its own cascade.
-        let enforced = own.then(|| db.set_foreign_keys(false));
+        let enforced = db.set_foreign_keys(false);
         let result = self.apply_in_transaction(changeset, options, own);
-        if let Some(on) = enforced {
-            db.set_foreign_keys(on);
-        }
+        db.set_foreign_keys(enforced);
         result
     }
 
