@@ -945,3 +945,39 @@ fn e17_a_trigger_that_replaces_what_it_is_told() {
     }
     assert_eq!(table(&peer, "foo"), table(&store, "foo"));
 }
+
+#[test]
+fn a01_a_table_renamed_within_a_transaction_that_has_written() {
+    let store = memory(0xa, FOO, &["foo"]);
+    exec(&store, "BEGIN; INSERT INTO foo VALUES (1, 1, 1); ALTER TABLE foo RENAME TO bar");
+    exec(&store, "INSERT INTO bar VALUES (2, 2, 2); UPDATE bar SET b = 9 WHERE a = 1; COMMIT");
+    assert_eq!(
+        log_lines(&store),
+        ["bar 1 c=1 v1 @1 cl1", "bar 2 b=2 v1 @1 cl1", "bar 2 c=2 v1 @1 cl1", "bar 1 b=9 v2 @1 cl1"]
+    );
+}
+
+#[test]
+fn a02_columns_swapped_within_an_alter_keep_their_updates() {
+    let store = memory(0xa, FOO, &["foo"]);
+    exec(&store, "INSERT INTO foo VALUES (1, 1, 1); UPDATE foo SET b = 2, c = 2");
+    exec(
+        &store,
+        "SELECT crsql_begin_alter('foo'); UPDATE foo SET b = 3; ALTER TABLE foo DROP COLUMN b; \
+         ALTER TABLE foo ADD COLUMN d; UPDATE foo SET c = 9; SELECT crsql_commit_alter('foo')",
+    );
+    assert_eq!(lines(&store, "SELECT cid, val, col_version FROM crsql_changes WHERE cid = 'c'"), ["c|9|3"]);
+}
+
+#[test]
+fn d01_a_write_after_a_key_change_in_one_transaction_has_its_own_stamp() {
+    let (store, wall) = hybrid(0xa, FOO, &["foo"]);
+    exec(&store, "INSERT INTO foo VALUES (1, 'old', 1)");
+    let old: i64 =
+        lines(&store, "SELECT col_version FROM crsql_changes WHERE cid = 'b'")[0].parse().expect("a number");
+    wall.fetch_add(10_000, Ordering::Relaxed);
+    exec(&store, "BEGIN; UPDATE foo SET a = 2; UPDATE foo SET b = 'new'; COMMIT");
+    let new: i64 =
+        lines(&store, "SELECT col_version FROM crsql_changes WHERE cid = 'b'")[0].parse().expect("a number");
+    assert!(new > old + (9_000 << 9), "{old} {new}");
+}

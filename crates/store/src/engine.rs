@@ -333,6 +333,7 @@ impl Engine {
     /// A table was made, dropped or renamed: what was known of names may not hold.
     pub(crate) fn schema_may_move(&self) {
         self.plain_tables.borrow_mut().clear();
+        self.schema_suspect.set(true);
     }
 
     /// Gives clocks to the values of renamed columns before anything more is written to them.
