@@ -31,6 +31,7 @@ mod replay;
 mod replicate;
 mod sqlite;
 mod store;
+mod tombs;
 mod unpack_vtab;
 mod varint;
 
