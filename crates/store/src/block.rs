@@ -119,6 +119,18 @@ impl Block {
         self.groups.iter().rev().find(|group| group.covers(row, col)).map(|group| group.clock(row, col))
     }
 
+    /// Whether `clock` is that of the first of these columns in a row, and the others were written with it. `false`
+    /// may be wrong when they were written with yet others.
+    pub(crate) fn has_written(&self, row: u32, cols: &ColSet, clock: &CellClock) -> bool {
+        let over = |group: &&Group| group.rows >> row & 1 == 1 && group.cols.intersects(cols);
+        self.groups.iter().rev().find(over).is_some_and(|group| {
+            group.cols == *cols
+                && group.cv == clock.cv
+                && group.site == clock.site
+                && group.anchor + i64::from(group.stride) * i64::from(row) == clock.seq.cast_signed()
+        })
+    }
+
     /// The causal length of a row: its sentinel's, 1 when only its cells are known, 0 when nothing is.
     pub(crate) fn cl(&self, row: u32) -> u64 {
         match self.cell(row, ColSet::SENTINEL) {

@@ -34,6 +34,7 @@ mod store;
 mod tombs;
 mod unpack_vtab;
 mod varint;
+mod wal_index;
 
 pub use apply::{ApplyError, ApplyOptions, ApplyReport, MergeEvent, MergeEventKind, Side};
 pub use cursor::{Cursor, CursorError};

@@ -3,13 +3,14 @@
 use std::rc::Rc;
 
 use opor_core::{
-    CausalLength, ColVersion, Incoming, LocalRow, Outcome, PackedKey, SiteId, Value, ValueRef, decide,
+    CausalLength, ColVersion, Incoming, LocalRow, Outcome, PackedKey, RowChange, SiteId, Value, ValueRef,
+    decide,
 };
 use rusqlite::Error;
 use rustc_hash::FxHashMap;
 
 use crate::block::CellClock;
-use crate::catalog::{Column, Table};
+use crate::catalog::Table;
 use crate::colset::ColSet;
 use crate::engine::Engine;
 use crate::notes::MergeOp;
@@ -123,10 +124,51 @@ pub(crate) struct Merger<'e> {
 
 /// Where a row is.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+pub(crate) enum Place {
     /// In the table, at this rowid (0 in a keyed table).
     Row(i64),
     Absent,
+}
+
+/// What [`Merger::merge_whole`] found.
+#[derive(Debug)]
+pub(crate) enum Whole {
+    /// The row was new, and is here now.
+    Inserted,
+    /// It was here already, by the same write.
+    Known,
+    /// It has to be merged cell by cell.
+    Other(Place),
+}
+
+/// The columns of rows that follow one another, worked out once for all that have the same.
+#[derive(Debug, Default)]
+pub(crate) struct Layout {
+    table: u32,
+    /// As the changeset numbers them.
+    columns: Vec<u32>,
+    /// Whether they come in the order of their bits, as they do in the commit that wrote them.
+    ascending: bool,
+    places: ColSet,
+    bits: ColSet,
+}
+
+impl Layout {
+    /// Turns to the columns of `row`; `places` are those of the changeset's columns in the table. Whether they come in
+    /// the order in which clocks are told.
+    pub(crate) fn fits(&mut self, table: &Table, row: &RowChange, places: &[usize]) -> bool {
+        let columns = row.cells.iter().map(|cell| cell.column);
+        if self.table == table.id && columns.clone().eq(self.columns.iter().copied()) {
+            return self.ascending;
+        }
+        *self = Self { table: table.id, columns: columns.collect(), ..Self::default() };
+        let places = self.columns.iter().map(|column| places[*column as usize]);
+        let bits = places.clone().map(|place| table.columns[place].bit);
+        self.ascending = places.clone().is_sorted_by(|a, b| a < b) && bits.clone().is_sorted_by(|a, b| a < b);
+        places.for_each(|place| self.places.insert(place as u32));
+        bits.for_each(|bit| self.bits.insert(bit));
+        self.ascending
+    }
 }
 
 /// What is known of a row before the merge.
@@ -152,15 +194,49 @@ enum Same {
 }
 
 impl Merger<'_> {
-    pub(crate) fn merge(&mut self, table: &Rc<Table>, row: &IncomingRow<'_>) -> Result<RowOutcome, Error> {
-        let plain_insert = row.cl == 1 && row.sentinel.is_none() && !row.cells.is_empty();
-        if plain_insert && self.sql.last_was_new && !table.keyed {
-            if let Some(outcome) = self.try_insert(table, row)? {
-                return Ok(outcome);
+    /// Merges a row all of whose cells were written at once, if nothing is known of it here or just that write.
+    pub(crate) fn merge_whole(
+        &mut self,
+        table: &Rc<Table>,
+        row: &RowChange,
+        layout: &Layout,
+        clock: IncomingClock,
+    ) -> Result<Whole, Error> {
+        let key = row.key.as_bytes();
+        if self.sql.last_was_new && !table.keyed {
+            // The common case of a first sync: a row nobody here has seen. One statement tells and does it.
+            let buried = self.engine.clocks.borrow_mut().tomb(table, key)?.is_some();
+            let values = row.cells.iter().map(|cell| cell.value.as_ref());
+            if !buried && self.insert_row(table, &row.key, &layout.places, values)? {
+                let rowid = self.engine.db.last_insert_rowid();
+                self.record_group(table, rowid, &layout.bits, clock.cell())?;
+                return Ok(Whole::Inserted);
             }
             self.sql.last_was_new = false;
         }
-        let place = self.find(table, row.key)?;
+        let place = self.find(table, &row.key)?;
+        if let (Place::Row(rowid), true) = (place, clock.cv >= STAMP_MIN) {
+            let mut clocks = self.engine.clocks.borrow_mut();
+            let (id, bit) = clocks.place_of(table, rowid, key)?;
+            let block = &clocks.peek(id)?.block;
+            if block.has_written(bit, &layout.bits, &clock.cell()) && block.cl(bit) == 1 {
+                return Ok(Whole::Known);
+            }
+        }
+        Ok(Whole::Other(place))
+    }
+
+    /// `place` is where the row is, if that is known already.
+    pub(crate) fn merge(
+        &mut self,
+        table: &Rc<Table>,
+        row: &IncomingRow<'_>,
+        place: Option<Place>,
+    ) -> Result<RowOutcome, Error> {
+        let place = match place {
+            Some(place) => place,
+            None => self.find(table, row.key)?,
+        };
         if self.is_known(table, row, place)? {
             return Ok(RowOutcome { known: row.cells.len(), local_cl: row.cl, ..RowOutcome::default() });
         }
@@ -182,21 +258,6 @@ impl Merger<'_> {
         }
         self.write(table, row, &local, create, &mut outcome)?;
         Ok(outcome)
-    }
-
-    /// The common case of a first sync: a row nobody here has seen. One statement tells and does it.
-    fn try_insert(&mut self, table: &Rc<Table>, row: &IncomingRow<'_>) -> Result<Option<RowOutcome>, Error> {
-        if self.engine.clocks.borrow_mut().tomb(table, row.key.as_bytes())?.is_some() {
-            return Ok(None);
-        }
-        let mut won: Vec<usize> = (0..row.cells.len()).collect();
-        won.sort_unstable_by_key(|i| row.cells[*i].column);
-        if !self.insert_row(table, row, &won)? {
-            return Ok(None);
-        }
-        let outcome = RowOutcome { inserted: true, won, ..RowOutcome::default() };
-        self.record_cells(table, row, self.engine.db.last_insert_rowid(), &outcome.won)?;
-        Ok(Some(outcome))
     }
 
     /// Whether every cell is a write that is here already: what a second delivery looks like.
@@ -453,7 +514,8 @@ impl Merger<'_> {
                 rowid
             }
             Place::Absent => {
-                if !self.insert_row(table, row, &outcome.won)? {
+                let values = outcome.won.iter().map(|i| row.cells[*i].value);
+                if !self.insert_row(table, row.key, &shape_of(row, &outcome.won), values)? {
                     // A trigger of the user's said RAISE(IGNORE): the row is not taken, and may come again.
                     outcome.known += outcome.won.len();
                     outcome.won.clear();
@@ -498,6 +560,21 @@ impl Merger<'_> {
         self.record(MergeOp::Cells { table: table.id, row: rowid, key, cells })
     }
 
+    /// Records one clock for some columns of a row.
+    fn record_group(
+        &self,
+        table: &Rc<Table>,
+        row: i64,
+        cols: &ColSet,
+        clock: CellClock,
+    ) -> Result<(), Error> {
+        if self.direct {
+            return self.engine.merge_group_directly(table, row, cols, clock);
+        }
+        let cells = vec![(cols.clone(), clock)];
+        self.engine.merge(MergeOp::Cells { table: table.id, row, key: Box::default(), cells })
+    }
+
     fn record(&self, op: MergeOp) -> Result<(), Error> {
         if self.direct { self.engine.merge_directly(&op) } else { self.engine.merge(op) }
     }
@@ -536,27 +613,21 @@ impl Merger<'_> {
         Ok(())
     }
 
-    /// `false` when there is a row of this key already.
-    fn insert_row(&mut self, table: &Table, row: &IncomingRow<'_>, won: &[usize]) -> Result<bool, Error> {
-        let shape = shape_of(row, won);
-        let fillers = || {
-            let missing = |(i, _): &(usize, &Column)| !won.iter().any(|won| row.cells[*won].column == *i);
-            table
-                .columns
-                .iter()
-                .enumerate()
-                .filter(missing)
-                .filter_map(|(_, column)| column.filler.as_ref().map(|value| (column, value)))
-        };
-        let stmt = held(&mut self.sql.insert, (table.id, shape), || {
-            let won = won.iter().map(|i| &table.columns[row.cells[*i].column]);
-            let names: Vec<_> = table
-                .key
-                .iter()
-                .map(|column| quote(&column.name))
-                .chain(won.map(|column| quote(&column.name)))
-                .chain(fillers().map(|(column, _)| quote(&column.name)))
-                .collect();
+    /// Inserts a row with values for the columns at these places, in their order. `false` when there is a row of this
+    /// key already.
+    fn insert_row<'v>(
+        &mut self,
+        table: &'v Table,
+        key: &'v PackedKey,
+        places: &ColSet,
+        mut values: impl Iterator<Item = ValueRef<'v>>,
+    ) -> Result<bool, Error> {
+        let fillers = || table.filled.iter().filter(|place| !places.contains(**place as u32));
+        let stmt = held(&mut self.sql.insert, (table.id, places.clone()), || {
+            let places = places.iter().map(|place| place as usize).chain(fillers().copied());
+            let columns = places.map(|place| &table.columns[place].name);
+            let keys = table.key.iter().map(|column| &column.name);
+            let names: Vec<_> = keys.chain(columns).map(|name| quote(name)).collect();
             let marks = vec!["?"; names.len()].join(", ");
             self.engine.db.prepare(&format!(
                 "INSERT INTO {}({}) VALUES ({marks}) ON CONFLICT({}) DO NOTHING",
@@ -566,10 +637,10 @@ impl Merger<'_> {
             ))
         })?;
         let mut run = stmt.start();
-        bind_key(&mut run, row.key)?;
-        won.iter().try_for_each(|i| run.bind(row.cells[*i].value))?;
-        for (_, value) in fillers() {
-            run.bind(value.as_ref())?;
+        bind_key(&mut run, key)?;
+        values.try_for_each(|value| run.bind(value))?;
+        for place in fillers() {
+            run.bind(table.columns[*place].filler.as_ref().map_or(ValueRef::Null, Value::as_ref))?;
         }
         self.engine.uncaptured(|| run.step())?;
         drop(run);
@@ -577,11 +648,12 @@ impl Merger<'_> {
     }
 }
 
+/// No count of edits gets here, and no stamp since 1970-01-25 is below.
+const STAMP_MIN: u64 = 1 << 40;
+
 /// Whether two clocks are of one and the same write. A stamp of the hybrid clock with its site and place in the commit
 /// names a write; a count of edits does not, because a cell that moved to another key keeps its clock.
 fn is_same_write(local: CellClock, incoming: IncomingClock) -> bool {
-    /// No count of edits gets here, and no stamp since 1970-01-25 is below.
-    const STAMP_MIN: u64 = 1 << 40;
     local.cv == incoming.cv
         && local.cv >= STAMP_MIN
         && local.site == incoming.ordinal
