@@ -12,10 +12,9 @@ use rusqlite::{Error, ErrorCode};
 use crate::catalog::Table;
 use crate::cursor::Cursor;
 use crate::engine::Engine;
-use crate::merge::{
-    IncomingCell, IncomingClock, IncomingRow, Layout, MergeSql, Merger, RowOutcome, Watch, Whole,
-};
+use crate::merge::{IncomingCell, IncomingClock, IncomingRow, MergeSql, Merger, RowOutcome, Watch};
 use crate::meta;
+use crate::whole::{Layout, Whole};
 
 /// Why a changeset was refused. Nothing of it is stored.
 #[derive(Debug, thiserror::Error)]
@@ -284,6 +283,16 @@ impl Engine {
                     }
                     Whole::Known => {
                         report.unchanged += row.cells.len();
+                        continue;
+                    }
+                    Whole::Won => {
+                        changed = true;
+                        report.rows_updated += 1;
+                        report.cells_won += row.cells.len();
+                        continue;
+                    }
+                    Whole::Lost => {
+                        report.cells_lost += row.cells.len();
                         continue;
                     }
                     Whole::Other(place) => Some(place),

@@ -131,6 +131,19 @@ impl Block {
         })
     }
 
+    /// The least and the greatest version of these cells of a row; `None` when one of them has no clock.
+    pub(crate) fn versions_of(&self, row: u32, cols: &ColSet) -> Option<(u64, u64)> {
+        let over = |group: &&Group| group.rows >> row & 1 == 1 && group.cols.intersects(cols);
+        let newest = self.groups.iter().rev().find(over)?;
+        if cols.is_subset(&newest.cols) {
+            return Some((newest.cv, newest.cv));
+        }
+        cols.iter().try_fold((u64::MAX, 0), |(least, greatest), col| {
+            let cv = self.cell(row, col)?.cv;
+            Some((least.min(cv), greatest.max(cv)))
+        })
+    }
+
     /// The causal length of a row: its sentinel's, 1 when only its cells are known, 0 when nothing is.
     pub(crate) fn cl(&self, row: u32) -> u64 {
         match self.cell(row, ColSet::SENTINEL) {

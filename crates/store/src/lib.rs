@@ -35,6 +35,7 @@ mod tombs;
 mod unpack_vtab;
 mod varint;
 mod wal_index;
+mod whole;
 
 pub use apply::{ApplyError, ApplyOptions, ApplyReport, MergeEvent, MergeEventKind, Side};
 pub use cursor::{Cursor, CursorError};

@@ -3,14 +3,14 @@
 use std::rc::Rc;
 
 use opor_core::{
-    CausalLength, ColVersion, Incoming, LocalRow, Outcome, PackedKey, RowChange, SiteId, Value, ValueRef,
-    decide,
+    CausalLength, ColVersion, Incoming, LocalRow, Outcome, PackedKey, SiteId, Value, ValueRef, decide,
 };
 use rusqlite::Error;
 use rustc_hash::FxHashMap;
 
 use crate::block::CellClock;
 use crate::catalog::Table;
+use crate::clocks::{block_of, rowid_of};
 use crate::colset::ColSet;
 use crate::engine::Engine;
 use crate::notes::MergeOp;
@@ -46,7 +46,7 @@ pub(crate) struct IncomingClock {
 }
 
 impl IncomingClock {
-    const fn cell(&self) -> CellClock {
+    pub(crate) const fn cell(&self) -> CellClock {
         CellClock { cv: self.cv, dv: self.dv, shown_dv: self.dv, seq: self.seq, site: self.ordinal }
     }
 }
@@ -99,7 +99,7 @@ pub(crate) struct MergeSql {
     read: FxHashMap<u32, Stmt>,
     same: FxHashMap<(u32, usize), Stmt>,
     /// Whether the last row merged was new, which is then tried first for the next.
-    last_was_new: bool,
+    pub(crate) last_was_new: bool,
     /// The schema that the statements were prepared for.
     schema_version: i64,
 }
@@ -130,47 +130,6 @@ pub(crate) enum Place {
     Absent,
 }
 
-/// What [`Merger::merge_whole`] found.
-#[derive(Debug)]
-pub(crate) enum Whole {
-    /// The row was new, and is here now.
-    Inserted,
-    /// It was here already, by the same write.
-    Known,
-    /// It has to be merged cell by cell.
-    Other(Place),
-}
-
-/// The columns of rows that follow one another, worked out once for all that have the same.
-#[derive(Debug, Default)]
-pub(crate) struct Layout {
-    table: u32,
-    /// As the changeset numbers them.
-    columns: Vec<u32>,
-    /// Whether they come in the order of their bits, as they do in the commit that wrote them.
-    ascending: bool,
-    places: ColSet,
-    bits: ColSet,
-}
-
-impl Layout {
-    /// Turns to the columns of `row`; `places` are those of the changeset's columns in the table. Whether they come in
-    /// the order in which clocks are told.
-    pub(crate) fn fits(&mut self, table: &Table, row: &RowChange, places: &[usize]) -> bool {
-        let columns = row.cells.iter().map(|cell| cell.column);
-        if self.table == table.id && columns.clone().eq(self.columns.iter().copied()) {
-            return self.ascending;
-        }
-        *self = Self { table: table.id, columns: columns.collect(), ..Self::default() };
-        let places = self.columns.iter().map(|column| places[*column as usize]);
-        let bits = places.clone().map(|place| table.columns[place].bit);
-        self.ascending = places.clone().is_sorted_by(|a, b| a < b) && bits.clone().is_sorted_by(|a, b| a < b);
-        places.for_each(|place| self.places.insert(place as u32));
-        bits.for_each(|bit| self.bits.insert(bit));
-        self.ascending
-    }
-}
-
 /// What is known of a row before the merge.
 struct Local {
     place: Place,
@@ -194,38 +153,6 @@ enum Same {
 }
 
 impl Merger<'_> {
-    /// Merges a row all of whose cells were written at once, if nothing is known of it here or just that write.
-    pub(crate) fn merge_whole(
-        &mut self,
-        table: &Rc<Table>,
-        row: &RowChange,
-        layout: &Layout,
-        clock: IncomingClock,
-    ) -> Result<Whole, Error> {
-        let key = row.key.as_bytes();
-        if self.sql.last_was_new && !table.keyed {
-            // The common case of a first sync: a row nobody here has seen. One statement tells and does it.
-            let buried = self.engine.clocks.borrow_mut().tomb(table, key)?.is_some();
-            let values = row.cells.iter().map(|cell| cell.value.as_ref());
-            if !buried && self.insert_row(table, &row.key, &layout.places, values)? {
-                let rowid = self.engine.db.last_insert_rowid();
-                self.record_group(table, rowid, &layout.bits, clock.cell())?;
-                return Ok(Whole::Inserted);
-            }
-            self.sql.last_was_new = false;
-        }
-        let place = self.find(table, &row.key)?;
-        if let (Place::Row(rowid), true) = (place, clock.cv >= STAMP_MIN) {
-            let mut clocks = self.engine.clocks.borrow_mut();
-            let (id, bit) = clocks.place_of(table, rowid, key)?;
-            let block = &clocks.peek(id)?.block;
-            if block.has_written(bit, &layout.bits, &clock.cell()) && block.cl(bit) == 1 {
-                return Ok(Whole::Known);
-            }
-        }
-        Ok(Whole::Other(place))
-    }
-
     /// `place` is where the row is, if that is known already.
     pub(crate) fn merge(
         &mut self,
@@ -293,7 +220,15 @@ impl Merger<'_> {
         Ok(local)
     }
 
-    fn find(&mut self, table: &Table, key: &PackedKey) -> Result<Place, Error> {
+    pub(crate) fn find(&mut self, table: &Table, key: &PackedKey) -> Result<Place, Error> {
+        if table.rowid_is_key {
+            // A row that has clocks is there; one without may be there all the same.
+            let rowid = rowid_of(key.as_bytes());
+            let (block, bit) = block_of(rowid);
+            if self.engine.clocks.borrow_mut().peek((table.id, block))?.block.live() >> bit & 1 == 1 {
+                return Ok(Place::Row(rowid));
+            }
+        }
         let stmt = held(&mut self.sql.find, table.id, || {
             let what = if table.keyed { "0" } else { table.rowid_name };
             let sql = format!("SELECT {what} FROM {} WHERE {}", table.sql_name(), table.key_condition());
@@ -509,7 +444,8 @@ impl Merger<'_> {
         let rowid = match local.place {
             Place::Row(rowid) => {
                 if !outcome.won.is_empty() {
-                    self.update_row(table, row, rowid, &outcome.won)?;
+                    let values = outcome.won.iter().map(|i| row.cells[*i].value);
+                    self.update_row(table, (row.key, rowid), &shape_of(row, &outcome.won), values)?;
                 }
                 rowid
             }
@@ -560,22 +496,7 @@ impl Merger<'_> {
         self.record(MergeOp::Cells { table: table.id, row: rowid, key, cells })
     }
 
-    /// Records one clock for some columns of a row.
-    fn record_group(
-        &self,
-        table: &Rc<Table>,
-        row: i64,
-        cols: &ColSet,
-        clock: CellClock,
-    ) -> Result<(), Error> {
-        if self.direct {
-            return self.engine.merge_group_directly(table, row, cols, clock);
-        }
-        let cells = vec![(cols.clone(), clock)];
-        self.engine.merge(MergeOp::Cells { table: table.id, row, key: Box::default(), cells })
-    }
-
-    fn record(&self, op: MergeOp) -> Result<(), Error> {
+    pub(crate) fn record(&self, op: MergeOp) -> Result<(), Error> {
         if self.direct { self.engine.merge_directly(&op) } else { self.engine.merge(op) }
     }
 
@@ -590,32 +511,30 @@ impl Merger<'_> {
         Ok(())
     }
 
-    fn update_row(
+    /// Sets the columns at these places, in their order.
+    pub(crate) fn update_row<'v>(
         &mut self,
-        table: &Table,
-        row: &IncomingRow<'_>,
-        rowid: i64,
-        won: &[usize],
+        table: &'v Table,
+        (key, rowid): (&'v PackedKey, i64),
+        places: &ColSet,
+        mut values: impl Iterator<Item = ValueRef<'v>>,
     ) -> Result<(), Error> {
-        let shape = shape_of(row, won);
-        let stmt = held(&mut self.sql.update, (table.id, shape), || {
-            let set: Vec<_> = won
-                .iter()
-                .map(|i| format!("{} = ?", quote(&table.columns[row.cells[*i].column].name)))
-                .collect();
+        let stmt = held(&mut self.sql.update, (table.id, places.clone()), || {
+            let columns = places.iter().map(|place| &table.columns[place as usize].name);
+            let set: Vec<_> = columns.map(|name| format!("{} = ?", quote(name))).collect();
             let (name, condition) = (table.sql_name(), row_condition(table));
             self.engine.db.prepare(&format!("UPDATE {name} SET {} WHERE {condition}", set.join(", ")))
         })?;
         let mut run = stmt.start();
-        won.iter().try_for_each(|i| run.bind(row.cells[*i].value))?;
-        bind_row(&mut run, table, row.key, rowid)?;
+        values.try_for_each(|value| run.bind(value))?;
+        bind_row(&mut run, table, key, rowid)?;
         self.engine.uncaptured(|| run.step())?;
         Ok(())
     }
 
     /// Inserts a row with values for the columns at these places, in their order. `false` when there is a row of this
     /// key already.
-    fn insert_row<'v>(
+    pub(crate) fn insert_row<'v>(
         &mut self,
         table: &'v Table,
         key: &'v PackedKey,
@@ -649,7 +568,7 @@ impl Merger<'_> {
 }
 
 /// No count of edits gets here, and no stamp since 1970-01-25 is below.
-const STAMP_MIN: u64 = 1 << 40;
+pub(crate) const STAMP_MIN: u64 = 1 << 40;
 
 /// Whether two clocks are of one and the same write. A stamp of the hybrid clock with its site and place in the commit
 /// names a write; a count of edits does not, because a cell that moved to another key keeps its clock.
@@ -667,7 +586,7 @@ const fn begin_again(local: &mut Local, cl: u64, outcome: &mut RowOutcome) {
     local.restarted = true;
 }
 
-fn decision(
+pub(crate) fn decision(
     engine: &Engine,
     local_cl: u64,
     cell: Option<(ColVersion, SiteId, ValueRef<'_>)>,
