@@ -25,10 +25,10 @@ use crate::wal_index::{WalHeader, WalIndex};
 
 /// Does nothing, to a table that holds nothing: having touched it is what counts.
 const ENLIST: &str = "DELETE FROM opor_commit_hook";
-/// The most commits in the tail: reading it at open stays well under a millisecond.
+/// The most commits in the tail: reading it at open, and looking through it in a poll, stays well under a millisecond.
 const TAIL_COMMITS_MAX: usize = 256;
-/// The most bytes in the tail.
-const TAIL_BYTES_MAX: usize = 1 << 20;
+/// The most bytes in the tail, which holds whole blocks: where they are large a longer tail saves no page.
+const TAIL_BYTES_MAX: usize = 32 << 10;
 /// A commit that touches more blocks than this goes to the clock tables at once.
 const TAIL_BLOCKS_MAX: usize = 64;
 
