@@ -659,7 +659,12 @@ impl Engine {
         for change in &catalog.unsaved {
             self.save_column(change)?;
         }
+        let recorded = meta::recorded_tables(self.db)?;
         for table in &catalog.dropped {
+            if let Some((_, name)) = recorded.iter().find(|(id, _)| id == table) {
+                let what = "dropped: it does not replicate any more, and peers keep its rows";
+                meta::record_incident(self.db, self.wall.now().0, name, what)?;
+            }
             meta::forget_table(self.db, *table)?;
             meta::remove_tombs(self.db, *table)?;
             self.clocks.borrow_mut().forget_table(*table);
@@ -708,8 +713,14 @@ impl Engine {
         self.end_transaction();
     }
 
+    /// The open transaction was rolled back, whether it had written anything or not.
+    pub(crate) fn forget_promise(&self) {
+        self.pending.set(0);
+    }
+
     /// `xRollback`: nothing happened.
     pub(crate) fn after_rollback(&self) {
+        self.forget_promise();
         self.clocks.borrow_mut().staged.clear();
         // What was read within the transaction, the schema included, may have been its own.
         self.stale.set(true);
