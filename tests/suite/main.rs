@@ -15,4 +15,5 @@ mod scenario;
 mod schema_change;
 mod shell;
 mod store;
+mod whole_rows;
 mod writes;
