@@ -222,6 +222,12 @@ impl Database {
         Ok(self.execute(sql, params_from_iter(parameters.iter().chain(&stamp)))?)
     }
 
+    /// Empties the page cache. The SQLite that is built here has one cache for all connections, and what one of them
+    /// keeps another cannot use: with a second full database open, a large transaction reads every page anew.
+    pub(crate) fn let_go_of_pages(&self) -> Result<()> {
+        Ok(self.execute_batch("PRAGMA shrink_memory")?)
+    }
+
     /// The bytes that the database takes when it is packed.
     pub(crate) fn packed_bytes(&self) -> Result<f64> {
         self.execute_batch("VACUUM")?;

@@ -164,6 +164,7 @@ impl Database {
     pub(crate) fn merge_all(&mut self, source: &Self, watch: &mut Stopwatch) -> Result<Merged> {
         let mut merged = Merged::default();
         Reader::new(source)?.pieces(PIECE, &mut Stopwatch::default(), |piece| {
+            source.let_go_of_pages()?;
             merged.add(watch.run(|| self.merge(&piece))?);
             Ok(())
         })?;

@@ -139,14 +139,14 @@ pub(crate) fn panels(title: &str, panels: &[Panel]) -> String {
 
 fn draw_panel(svg: &mut Svg, panel: &Panel, [left, top]: [f64; 2]) {
     let points = || panel.lines.iter().flat_map(|(_, points)| points);
-    let (first, last) = (left + 52.0, left + PANEL[0] - 24.0);
+    let (first, last) = (left + 58.0, left + PANEL[0] - 24.0);
     let (bottom, upper) = (top + PANEL[1] - 36.0, top + 34.0);
     let along = Axis::exactly(points().map(|point| point.0), first, last);
     let up = Axis::doublings(points().map(|point| point.1), bottom, upper);
     svg.text(left + 12.0, top + 20.0, "", &panel.title);
     for tick in up.doubling_ticks() {
         svg.line([first, up.at(tick)], [last, up.at(tick)], "grid");
-        svg.text(first - 6.0, up.at(tick) + 4.0, "faint end", &format!("{} us", short(tick)));
+        svg.text(first - 10.0, up.at(tick) + 4.0, "faint end", &format!("{} us", short(tick)));
     }
     let mut sizes: Vec<f64> = points().map(|point| point.0).collect();
     sizes.sort_by(f64::total_cmp);
@@ -206,11 +206,11 @@ impl Axis {
     }
 }
 
-/// A round number in few characters.
+/// A number in few characters, for the scales.
 fn short(value: f64) -> String {
     match value {
-        value if value >= 1e6 => format!("{}M", value / 1e6),
-        value if value >= 1e4 => format!("{}k", value / 1e3),
+        value if value >= 1e6 => format!("{:.0}M", value / 1e6),
+        value if value >= 1e3 => format!("{:.0}k", value / 1e3),
         value => format!("{value}"),
     }
 }
@@ -313,6 +313,11 @@ mod tests {
         assert!(plot(1.25).contains("class=\"reached\">1.25x \u{2264} 1.25x</text>"));
         assert!(plot(1.26).contains("class=\"missed\">1.26x > 1.25x</text>"));
         assert!(plot(1.0).contains("not measured"));
+    }
+
+    #[test]
+    fn numbers_on_scales_are_short() {
+        assert_eq!([0.25, 512.0, 32_768.0, 1e7].map(short), ["0.25", "512", "33k", "10M"]);
     }
 
     #[test]

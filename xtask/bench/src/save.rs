@@ -104,7 +104,7 @@ fn document(figures: &[&Figure], run: &Run) -> Value {
     })
 }
 
-/// What holds on any machine comes first, then what this one measured, run by run.
+/// What should hold on any machine, and under `measured` what this one measured, run by run.
 fn entry(figure: &Figure) -> Value {
     let goal = match figure.goal {
         Goal::AtMost(goal) => Some(goal),

@@ -16,6 +16,7 @@ pub(crate) fn merge_at_once(setting: &Setting<'_>, side: Side) -> Result<f64> {
     let (source, mut target) = (setting.filled(side)?, Database::open(setting, side)?);
     peak(|| {
         let piece = Reader::new(&source)?.since(0)?;
+        source.let_go_of_pages()?;
         target.merge(&piece).map(drop)
     })
 }
@@ -30,7 +31,10 @@ pub(crate) fn read_in_pieces(setting: &Setting<'_>, side: Side) -> Result<f64> {
 pub(crate) fn merge_in_pieces(setting: &Setting<'_>, side: Side) -> Result<f64> {
     let (source, mut target) = (setting.filled(side)?, Database::open(setting, side)?);
     peak(|| {
-        let merge = |piece| target.merge(&piece).map(drop);
+        let merge = |piece| {
+            source.let_go_of_pages()?;
+            target.merge(&piece).map(drop)
+        };
         Reader::new(&source)?.pieces(SMALL_PIECE, &mut Stopwatch::default(), merge)
     })
 }
