@@ -58,7 +58,7 @@ const LOGS: &[Side] = &[Side::ByHand, Side::CrSqlite, Side::Opor];
 /// Only opor itself.
 const OPOR: &[Side] = &[Side::Opor];
 
-/// Where a table kept by hand would be another program.
+/// Where a table kept by hand would be another program, or take long and tell little.
 const NOT_BY_HAND: &[Side] = &[Side::Plain, Side::CrSqlite, Side::Opor];
 
 const STORE: &[Case] = &[
@@ -143,9 +143,11 @@ const FLAT: f64 = 1.5;
 
 const SCALE: &[Case] = &[
     Case::new(["P16", "grow-insert", "insert, a row"], Growth(MICROS), two(AtMost(FLAT)), growth::insert)
-        .sizes(DECADES),
+        .sizes(DECADES)
+        .sides(NOT_BY_HAND),
     Case::new(["P16", "grow-merge", "merge, a row"], Growth(MICROS), two(AtMost(FLAT)), growth::merge)
-        .sizes(DECADES),
+        .sizes(DECADES)
+        .sides(NOT_BY_HAND),
     Case::new(
         ["P16", "grow-poll", "poll, a row of 1,000 found"],
         Growth(MICROS),
@@ -246,7 +248,8 @@ const WORST: &[Case] = &[
         two(AtMost(WORST_MAX)),
         commits::update,
     )
-    .sizes(TENFOLD),
+    .sizes(TENFOLD)
+    .sides(NOT_BY_HAND),
     Case::new(
         ["worst", "many-sites", "merge, 64 sites in turn"],
         Ratio,

@@ -53,9 +53,9 @@ struct Args {
     /// Rows in a table, from 1,000 to 10,000,000; cases that commit row by row take a tenth of it.
     #[arg(long, default_value_t = 100_000, conflicts_with = "quick")]
     rows: usize,
-    /// How often each side is measured [default: 5 for the store, else 3].
-    #[arg(long)]
-    runs: Option<usize>,
+    /// How often each side is measured; medians are compared.
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
     /// A look in about a minute: a tenth of the rows, and no instruction counts.
     #[arg(long)]
     quick: bool,
@@ -139,8 +139,7 @@ fn bench(args: &Args) -> Result<()> {
 }
 
 fn measure(figures: &mut Vec<Figure>, part: Part, case: &'static Case, args: &Args, setting: &Setting<'_>) {
-    let runs = args.runs.unwrap_or(if part == Part::Store && !args.quick { 5 } else { 3 });
-    figures.push(figure::cpu(part, case, setting, Effort { runs, huge: args.huge }));
+    figures.push(figure::cpu(part, case, setting, Effort { runs: args.runs, huge: args.huge }));
     if let (Some(goal), true) = (case.instructions, args.counts_instructions()) {
         let setting = Setting { rows: setting.rows / 10, ..*setting };
         figures.push(figure::instructions(part, case, &setting, goal));
@@ -152,7 +151,7 @@ impl Args {
     fn run(&self) -> Result<Run> {
         let rows = if self.quick { 10_000 } else { self.rows };
         ensure!((1_000..=10_000_000).contains(&rows), "--rows is from 1,000 to 10,000,000");
-        ensure!(self.runs != Some(0), "at least one run is needed");
+        ensure!(self.runs >= 1, "at least one run is needed");
         let mut run =
             Run { rows, medium: if self.memory { Medium::Memory } else { Medium::File }, ..Run::default() };
         if let Some(path) = &self.crsqlite {
