@@ -47,7 +47,7 @@ pub(crate) enum Sizes {
 pub(crate) struct Traits {
     /// It says nothing about a database in memory.
     pub(crate) needs_file: bool,
-    /// Every run gives the same.
+    /// Every run gives the same, or nearly.
     pub(crate) exact: bool,
     /// It needs a process of its own.
     pub(crate) own_process: bool,
@@ -108,8 +108,9 @@ impl Case {
         Self { traits: Traits { exact: true, ..self.traits }, ..self }
     }
 
+    /// In a process that is new each time runs hardly differ, so one is enough.
     pub(crate) const fn own_process(self) -> Self {
-        Self { traits: Traits { own_process: true, needs_file: true, ..self.traits }, ..self }
+        Self { traits: Traits { own_process: true, needs_file: true, exact: true }, ..self }
     }
 
     /// What this may come to on a shape.

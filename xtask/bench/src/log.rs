@@ -175,3 +175,55 @@ impl Database {
 fn merge_row(statement: &mut Statement<'_>, row: &[Value]) -> rusqlite::Result<()> {
     statement.execute(params_from_iter(row)).map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::{Medium, Setting};
+    use crate::shape::SHAPES;
+
+    #[test]
+    fn pieces_hold_every_row_and_another_database_takes_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shape, medium, folder) = (&SHAPES[0], Medium::File, folder.path());
+        let setting = Setting { shape, rows: 1_000, tables: 1, medium, folder, crsqlite: None };
+        for side in [Side::ByHand, Side::Opor] {
+            let (source, mut target) =
+                (setting.filled(side).unwrap(), Database::open(&setting, side).unwrap());
+            let mut lengths = Vec::new();
+            let merge = |piece: Piece| {
+                lengths.push(piece.len());
+                target.merge(&piece).map(drop)
+            };
+            Reader::new(&source).unwrap().pieces(300, &mut Stopwatch::default(), merge).unwrap();
+            assert!(lengths.len() > 3, "{side:?} gave pieces of {lengths:?}");
+            assert_eq!(lengths.iter().sum::<usize>(), 1_000, "{side:?}");
+            let rows = |database: &Database| {
+                let mut statement =
+                    database.prepare("SELECT id, title, done FROM todos ORDER BY id").unwrap();
+                taken(&mut statement.query([]).unwrap(), usize::MAX).unwrap()
+            };
+            assert_eq!(rows(&target), rows(&source), "{side:?}");
+        }
+    }
+
+    #[test]
+    fn the_later_write_to_a_row_wins_by_hand() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shape, medium, folder) = (&SHAPES[0], Medium::File, folder.path());
+        let setting = Setting { shape, rows: 1_000, tables: 1, medium, folder, crsqlite: None };
+        let (one, mut other) =
+            (setting.filled(Side::ByHand).unwrap(), Database::open(&setting, Side::ByHand).unwrap());
+        other.merge_all(&one, &mut Stopwatch::default()).unwrap();
+        let (row, next) = ([shape.row(7)], [shape.row(8)]);
+        one.update(&row, 10).unwrap();
+        other.update(&row, 11).unwrap();
+        other.update(&next, 12).unwrap();
+        one.update(&next, 13).unwrap();
+        other.merge_all(&one, &mut Stopwatch::default()).unwrap();
+        let done = |row: &Row| -> i64 {
+            other.query_row("SELECT done FROM todos WHERE id = ?1", [&row[0]], |row| row.get(0)).unwrap()
+        };
+        assert_eq!((done(&row[0]), done(&next[0])), (11, 13));
+    }
+}

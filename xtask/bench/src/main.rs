@@ -194,3 +194,32 @@ fn one(args: &OneArgs) -> Result<()> {
     println!("{}", (case.measure)(&setting, args.side)?);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_part_and_a_child_are_told_apart() {
+        let cli = Cli::parse_from(["bench", "scale", "--huge"]);
+        assert!(cli.child.is_none() && cli.args.part == Some(Part::Scale) && cli.args.huge);
+        let cli = Cli::parse_from(["bench", "one", "insert", "b", "by-hand", "file", "1000", "1", "/tmp"]);
+        let Some(Child::One(args)) = cli.child else { panic!("no child") };
+        assert_eq!((args.case.as_str(), args.side, args.rows), ("insert", Side::ByHand, 1_000));
+    }
+
+    #[test]
+    fn without_the_extension_the_run_goes_on_and_says_so() {
+        let cli = Cli::parse_from(["bench", "--no-callgrind", "--crsqlite", "/no/such.so"]);
+        let run = cli.args.run().unwrap();
+        assert_eq!(run.crsqlite, None);
+        assert_eq!(run.notes, ["without cr-sqlite: there is no file /no/such.so"]);
+    }
+}
