@@ -163,7 +163,7 @@ impl Database {
     /// Merges the whole log of another database; only the merging is timed.
     pub(crate) fn merge_all(&mut self, source: &Self, watch: &mut Stopwatch) -> Result<Merged> {
         let mut merged = Merged::default();
-        Reader::new(source)?.pieces(PIECE, &mut Stopwatch::default(), |piece| {
+        Reader::new(source)?.pieces(PIECE, &mut Stopwatch::stopped(), |piece| {
             source.let_go_of_pages()?;
             merged.add(watch.run(|| self.merge(&piece))?);
             Ok(())
@@ -195,7 +195,7 @@ mod tests {
                 lengths.push(piece.len());
                 target.merge(&piece).map(drop)
             };
-            Reader::new(&source).unwrap().pieces(300, &mut Stopwatch::default(), merge).unwrap();
+            Reader::new(&source).unwrap().pieces(300, &mut Stopwatch::stopped(), merge).unwrap();
             assert!(lengths.len() > 3, "{side:?} gave pieces of {lengths:?}");
             assert_eq!(lengths.iter().sum::<usize>(), 1_000, "{side:?}");
             let rows = |database: &Database| {
@@ -214,13 +214,13 @@ mod tests {
         let setting = Setting { shape, rows: 1_000, tables: 1, medium, folder, crsqlite: None };
         let (one, mut other) =
             (setting.filled(Side::ByHand).unwrap(), Database::open(&setting, Side::ByHand).unwrap());
-        other.merge_all(&one, &mut Stopwatch::default()).unwrap();
+        other.merge_all(&one, &mut Stopwatch::stopped()).unwrap();
         let (row, next) = ([shape.row(7)], [shape.row(8)]);
         one.update(&row, 10).unwrap();
         other.update(&row, 11).unwrap();
         other.update(&next, 12).unwrap();
         one.update(&next, 13).unwrap();
-        other.merge_all(&one, &mut Stopwatch::default()).unwrap();
+        other.merge_all(&one, &mut Stopwatch::stopped()).unwrap();
         let done = |row: &Row| -> i64 {
             other.query_row("SELECT done FROM todos WHERE id = ?1", [&row[0]], |row| row.get(0)).unwrap()
         };

@@ -24,7 +24,7 @@ pub(crate) fn merge_at_once(setting: &Setting<'_>, side: Side) -> Result<f64> {
 /// Reading the whole log in pieces.
 pub(crate) fn read_in_pieces(setting: &Setting<'_>, side: Side) -> Result<f64> {
     let source = setting.filled(side)?;
-    peak(|| Reader::new(&source)?.pieces(SMALL_PIECE, &mut Stopwatch::default(), |_| Ok(())))
+    peak(|| Reader::new(&source)?.pieces(SMALL_PIECE, &mut Stopwatch::stopped(), |_| Ok(())))
 }
 
 /// Reading the whole log in pieces, each merged before the next is read.
@@ -35,7 +35,7 @@ pub(crate) fn merge_in_pieces(setting: &Setting<'_>, side: Side) -> Result<f64> 
             source.let_go_of_pages()?;
             target.merge(&piece).map(drop)
         };
-        Reader::new(&source)?.pieces(SMALL_PIECE, &mut Stopwatch::default(), merge)
+        Reader::new(&source)?.pieces(SMALL_PIECE, &mut Stopwatch::stopped(), merge)
     })
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn again(setting: &Setting<'_>, side: Side) -> Result<f64> {
         return look_up(setting, &source);
     }
     let (mut target, mut watch) = (Database::open(setting, side)?, Stopwatch::default());
-    target.merge_all(&source, &mut Stopwatch::default())?;
+    target.merge_all(&source, &mut Stopwatch::stopped())?;
     let merged = target.merge_all(&source, &mut watch)?;
     merged.expect(side, |merged| merged.commits, 0)?;
     Ok(watch.seconds())
@@ -62,7 +62,7 @@ pub(crate) fn again(setting: &Setting<'_>, side: Side) -> Result<f64> {
 pub(crate) fn rival(setting: &Setting<'_>, side: Side) -> Result<(Database, Piece)> {
     let source = setting.filled(side)?;
     let mut target = Database::open(setting, side)?;
-    target.merge_all(&source, &mut Stopwatch::default())?;
+    target.merge_all(&source, &mut Stopwatch::stopped())?;
     let before = source.version()?;
     in_transaction(&source, || setting.chunks().try_for_each(|rows| source.update(&rows, WRITTEN)))?;
     let piece = Reader::new(&source)?.since(before)?;

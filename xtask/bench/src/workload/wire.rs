@@ -33,7 +33,7 @@ pub(crate) fn one_cell(setting: &Setting<'_>, side: Side) -> Result<f64> {
 fn whole_log(setting: &Setting<'_>, side: Side, options: &EncodeOptions) -> Result<f64> {
     let database = setting.filled(side)?;
     let mut bytes = 0;
-    Reader::new(&database)?.pieces(PIECE, &mut Stopwatch::default(), |piece| {
+    Reader::new(&database)?.pieces(PIECE, &mut Stopwatch::stopped(), |piece| {
         bytes += changes(&piece)?.to_bytes_with(options).len();
         Ok(())
     })?;
