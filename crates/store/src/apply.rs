@@ -175,16 +175,14 @@ impl Engine {
         sql: &mut MergeSql,
         direct: bool,
     ) -> Result<ApplyReport, ApplyError> {
-        changeset.validate(&Limits::default())?;
+        let newest = changeset.validate(&Limits::default())?;
         self.enlist()?;
         self.replay()?;
         sql.follow_schema(self.catalog.borrow().schema_version);
         let plan = self.plan(changeset)?;
         let watch = self.watch(options)?;
         let mut report = ApplyReport::default();
-        if let Some(stamp) = self.observe_all(changeset)? {
-            self.hybrid.borrow_mut().restore(stamp);
-        }
+        self.observe_all(changeset, newest)?;
         let triggers = options.without_triggers.then(|| self.db.set_triggers(false));
         let merged = self.merge_rows(changeset, &plan, options, watch, sql, direct, &mut report);
         if let Some(on) = triggers {
@@ -197,12 +195,17 @@ impl Engine {
         Ok(report)
     }
 
-    fn observe_all(&self, changeset: &Changeset) -> Result<Option<opor_core::Hlc>, ApplyError> {
+    /// Moves the hybrid clock past the newest stamp, unless one is too far ahead.
+    fn observe_all(&self, changeset: &Changeset, newest: ColVersion) -> Result<(), ApplyError> {
         if self.policy() != crate::ClockPolicy::Hlc {
-            return Ok(None);
+            return Ok(());
         }
-        changeset.check_drift(&self.hybrid.borrow(), self.wall.now())?;
-        Ok(Some(opor_core::Hlc::from_version(changeset.col_version_max())))
+        let (stamp, wall) = (opor_core::Hlc::from_version(newest), self.wall.now());
+        if self.hybrid.borrow().check(stamp, wall).is_err() {
+            changeset.check_drift(&self.hybrid.borrow(), wall)?;
+        }
+        self.hybrid.borrow_mut().restore(stamp);
+        Ok(())
     }
 
     fn watch(&self, options: &ApplyOptions) -> Result<Watch, Error> {
@@ -235,12 +238,6 @@ impl Engine {
             columns.push(places?);
             tables.push(table);
         }
-        for row in changeset.rows() {
-            let table = &tables[row.table as usize];
-            if !table.fits(&row.key) {
-                return Err(ApplyError::KeyShape { table: table.name.to_string(), key: row.key.clone() });
-            }
-        }
         let ordinals: Result<Vec<_>, _> = changeset.sites().iter().map(|site| self.ordinal(*site)).collect();
         Ok(Plan { tables, columns, ordinals: ordinals? })
     }
@@ -264,6 +261,9 @@ impl Engine {
         for row in changeset.rows() {
             let table = &plan.tables[row.table as usize];
             let failed = |error| refused(table, row, error);
+            if !table.fits(&row.key) {
+                return Err(ApplyError::KeyShape { table: table.name.to_string(), key: row.key.clone() });
+            }
             let whole = if layout.fits(table, row, &plan.columns[row.table as usize]) {
                 whole_clock(changeset, plan, row, dv)
             } else {
