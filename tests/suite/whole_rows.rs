@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use opor_core::{DbVersion, WallMillis};
 use opor_store::{ClockPolicy, OpenOptions, Store};
-use opor_tests::{ChangeRow, Rng, SHAPES, Statement, apply_row, changes_since, random_statement, run, table_dump};
+use opor_tests::{
+    ChangeRow, Rng, SHAPES, Statement, apply_row, changes_since, random_statement, run, table_dump,
+};
 
 use crate::histories::{operations, seeds};
 use crate::replicas::{log, site};
