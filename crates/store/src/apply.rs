@@ -14,6 +14,7 @@ use crate::cursor::Cursor;
 use crate::engine::Engine;
 use crate::merge::{IncomingCell, IncomingClock, IncomingRow, MergeSql, Merger, RowOutcome, Watch};
 use crate::meta;
+use crate::progress::{Cancelled, Reporter};
 
 /// Why a changeset was refused. Nothing of it is stored.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +60,9 @@ pub enum ApplyError {
         #[source]
         source: Error,
     },
+    /// The watcher cancelled it.
+    #[error("the merge was cancelled")]
+    Cancelled,
     /// SQLite failed.
     #[error("the changeset could not be stored")]
     Sqlite(#[from] Error),
@@ -173,6 +177,7 @@ impl Engine {
         options: &ApplyOptions,
         sql: &mut MergeSql,
         direct: bool,
+        reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, ApplyError> {
         changeset.validate(&Limits::default())?;
         self.enlist()?;
@@ -185,7 +190,7 @@ impl Engine {
             self.hybrid.borrow_mut().restore(stamp);
         }
         let triggers = options.without_triggers.then(|| self.db.set_triggers(false));
-        let merged = self.merge_rows(changeset, &plan, options, watch, sql, direct, &mut report);
+        let merged = self.merge_rows(changeset, &plan, options, watch, sql, direct, &mut report, reporter);
         if let Some(on) = triggers {
             self.db.set_triggers(on);
         }
@@ -254,6 +259,7 @@ impl Engine {
         sql: &mut MergeSql,
         direct: bool,
         report: &mut ApplyReport,
+        reporter: &mut Reporter<'_>,
     ) -> Result<(), ApplyError> {
         let dv = self.merge_version();
         let mut merger = Merger { engine: self, sql, direct, watch };
@@ -270,6 +276,7 @@ impl Engine {
             }
             // One buffer serves all rows.
             cells = std::mem::take(&mut incoming.cells);
+            reporter.add(1)?;
         }
         report.db_version = changed.then_some(DbVersion(dv));
         Ok(())
@@ -323,7 +330,25 @@ impl Engine {
     }
 }
 
+impl From<Cancelled> for ApplyError {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
+}
+
 impl ApplyReport {
+    /// Adds what a further piece did.
+    pub(crate) fn add(&mut self, piece: Self) {
+        self.rows_inserted += piece.rows_inserted;
+        self.rows_updated += piece.rows_updated;
+        self.rows_deleted += piece.rows_deleted;
+        self.cells_won += piece.cells_won;
+        self.cells_lost += piece.cells_lost;
+        self.unchanged += piece.unchanged;
+        self.db_version = self.db_version.max(piece.db_version);
+        self.events.extend(piece.events);
+    }
+
     fn count(&mut self, outcome: &RowOutcome) {
         self.rows_inserted += usize::from(outcome.inserted);
         self.rows_deleted += usize::from(outcome.deleted);
