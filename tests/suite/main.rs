@@ -13,5 +13,6 @@ mod replicas;
 mod scenario;
 mod schema_change;
 mod shell;
+mod snapshots;
 mod store;
 mod writes;

@@ -149,6 +149,8 @@ pub(crate) struct Clocks {
     pub(crate) hash_seed: u64,
     /// Tables that have had a tombstone since the file was last read; others need no look-up.
     tombs_possible: FxHashMap<u32, bool>,
+    /// By table, the longest causal length among tombstones that compaction has dropped.
+    pub(crate) cut_lengths: FxHashMap<u32, u64>,
 }
 
 #[derive(Debug)]
@@ -175,6 +177,7 @@ impl Clocks {
             cached: None,
             hash_seed: 0,
             tombs_possible: FxHashMap::default(),
+            cut_lengths: FxHashMap::default(),
         }
     }
 

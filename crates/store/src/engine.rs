@@ -80,6 +80,10 @@ pub(crate) struct Engine {
     backfilled: RefCell<FxHashSet<(u32, u32)>>,
     /// Set when the open transaction changed what memory cannot follow, so that it is read again after the commit.
     reread: Cell<bool>,
+    /// Tombstones at or below this version may be gone.
+    pub(crate) horizon: Cell<u64>,
+    /// Set when what has been cut off the log must be read again.
+    pub(crate) cut_stale: Cell<bool>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -148,6 +152,8 @@ impl Engine {
             schema_suspect: Cell::new(false),
             plain_tables: RefCell::default(),
             backfilled: RefCell::default(),
+            horizon: Cell::new(0),
+            cut_stale: Cell::new(true),
         }
     }
 
@@ -213,7 +219,8 @@ impl Engine {
             self.data_version.set(seen);
             self.stale.set(false);
         }
-        self.refresh_catalog()
+        self.refresh_catalog()?;
+        self.refresh_cut()
     }
 
     fn seen_version(&self) -> Result<i64, Error> {
@@ -282,6 +289,7 @@ impl Engine {
         let stamp = stamps.filter(|group| !group.cols.contains(ColSet::SENTINEL)).map(|group| group.cv).max();
         self.hybrid.borrow_mut().restore(Hlc::from_version(stamp.unwrap_or(0).max(meta.hlc).into()));
         self.tail.set(tail);
+        self.cut_stale.set(true);
         *self.meta.borrow_mut() = Meta { db_version, ..meta };
         *self.sites.borrow_mut() = Sites::default();
         Ok(())

@@ -21,15 +21,19 @@ mod engine;
 mod functions;
 mod handle;
 mod hook;
+mod horizon;
 mod merge;
 mod meta;
 mod notes;
 mod options;
 mod progress;
 mod read;
+mod records;
 mod repair;
 mod replay;
 mod replicate;
+mod rows;
+mod snapshot;
 mod sqlite;
 mod store;
 mod unpack_vtab;
@@ -45,4 +49,8 @@ pub use read::{Batch, ReadError};
 pub use repair::Incident;
 pub use replicate::ReplicateError;
 pub use rusqlite;
+pub use snapshot::{
+    ImageError, Manifest, ManifestError, RestoreError, Snapshot, SnapshotError, SnapshotImage, SnapshotReader,
+    SnapshotReceiver, SnapshotTable, StreamError, partial_path,
+};
 pub use store::{OpenError, Store, StoreError};

@@ -6,6 +6,7 @@ use rusqlite::Error;
 use crate::catalog::{Catalog, Table};
 use crate::clocks::{damaged, decode_tomb};
 use crate::cursor::{Cursor, CursorError};
+use crate::horizon;
 use crate::options::ClockPolicy;
 use crate::repair::Incident;
 use crate::sqlite::{Db, failure, quote};
@@ -101,6 +102,11 @@ pub(crate) fn create(db: Db, policy: ClockPolicy, site: Option<SiteId>) -> Resul
     let hlc = i64::from(policy == ClockPolicy::Hlc);
     insert.run(&[FORMAT, hlc, hlc])?;
     db.exec("INSERT OR IGNORE INTO crsql_master VALUES ('crsqlite_version', 160300)")?;
+    save_own_site(db, site)
+}
+
+/// Gives the database its own site id: the one that is asked for, or a random one unless it has one already.
+pub(crate) fn save_own_site(db: Db, site: Option<SiteId>) -> Result<(), Error> {
     match site {
         Some(site) => {
             let mut insert =
@@ -152,6 +158,76 @@ pub(crate) fn ordinal(db: Db, site: SiteId) -> Result<u32, Error> {
     let ordinal = row.integer(0) as u32;
     while row.step()? {}
     Ok(ordinal)
+}
+
+/// An ordinal that no site has.
+pub(crate) fn free_ordinal(db: Db) -> Result<u32, Error> {
+    Ok(db.integer("SELECT max(ordinal) + 1 FROM crsql_site_id")?.unwrap_or(1) as u32)
+}
+
+/// Gives this replica's site another ordinal: there is no own site then.
+pub(crate) fn move_own_site(db: Db, ordinal: u32) -> Result<(), Error> {
+    db.prepare("UPDATE crsql_site_id SET ordinal = ? WHERE ordinal = 0")?.run(&[i64::from(ordinal)])
+}
+
+/// Every site with its ordinal.
+pub(crate) fn sites(db: Db) -> Result<Vec<(u32, SiteId)>, Error> {
+    let mut stmt = db.prepare("SELECT ordinal, site_id FROM crsql_site_id ORDER BY ordinal")?;
+    let mut rows = stmt.start();
+    let mut sites = Vec::new();
+    while rows.step()? {
+        let site = SiteId::new(rows.blob(1)).map_err(|error| failure(error.to_string()))?;
+        let ordinal = u32::try_from(rows.integer(0)).map_err(|_| failure("an ordinal is out of range"))?;
+        sites.push((ordinal, site));
+    }
+    Ok(sites)
+}
+
+/// Begins an epoch of this file's own.
+pub(crate) fn new_epoch(db: Db) -> Result<(), Error> {
+    db.exec("UPDATE opor_meta SET epoch = abs(random() % 4503599627370496) WHERE id = 1")
+}
+
+/// Tables that are not virtual, nor SQLite's own.
+pub(crate) fn ordinary_tables(db: Db) -> Result<Vec<String>, Error> {
+    let sql = "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND rootpage > 0 AND name NOT GLOB 'sqlite_*'";
+    texts(db, sql)
+}
+
+/// Virtual tables and their definitions.
+pub(crate) fn virtual_tables(db: Db) -> Result<Vec<(String, String)>, Error> {
+    let mut stmt =
+        db.prepare("SELECT name, sql FROM main.sqlite_schema WHERE type = 'table' AND rootpage = 0")?;
+    let mut rows = stmt.start();
+    let mut tables = Vec::new();
+    while rows.step()? {
+        tables.push((rows.text(0)?.to_owned(), rows.text(1)?.to_owned()));
+    }
+    Ok(tables)
+}
+
+/// The distinct texts in a column of one of SQLite's own tables.
+pub(crate) fn distinct(db: Db, table: &str, column: &str) -> Result<Vec<String>, Error> {
+    texts(db, &format!("SELECT DISTINCT {column} FROM main.{table} WHERE typeof({column}) = 'text'"))
+}
+
+/// Deletes what one of SQLite's own tables says under a name.
+pub(crate) fn delete_named(db: Db, table: &str, column: &str, name: &str) -> Result<(), Error> {
+    let mut delete = db.prepare(&format!("DELETE FROM main.{table} WHERE {column} = ?"))?;
+    let mut run = delete.start();
+    run.bind_text(name)?;
+    run.step()?;
+    Ok(())
+}
+
+fn texts(db: Db, sql: &str) -> Result<Vec<String>, Error> {
+    let mut stmt = db.prepare(sql)?;
+    let mut rows = stmt.start();
+    let mut texts = Vec::new();
+    while rows.step()? {
+        texts.push(rows.text(0)?.to_owned());
+    }
+    Ok(texts)
 }
 
 pub(crate) fn save_fold(db: Db, db_version: u64, hlc: u64) -> Result<(), Error> {
@@ -422,7 +498,9 @@ pub(crate) fn remove_tombs(db: Db, table: u32) -> Result<(), Error> {
 
 /// Starts the count of versions over, under a new epoch: cursors of peers into the old one are refused.
 pub(crate) fn restart_versions(db: Db) -> Result<(), Error> {
-    db.exec("UPDATE opor_meta SET db_version = 0, epoch = abs(random() % 4503599627370496) WHERE id = 1")
+    horizon::restart(db)?;
+    db.exec("UPDATE opor_meta SET db_version = 0 WHERE id = 1")?;
+    new_epoch(db)
 }
 
 /// Whether nothing replicates.

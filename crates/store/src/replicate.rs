@@ -103,6 +103,13 @@ impl Engine {
         })
     }
 
+    /// Whether a table of this name could replicate.
+    pub(crate) fn check_table(&self, name: &str) -> Result<(), ReplicateError> {
+        let sqlite = |source| ReplicateError::Sqlite { table: name.to_owned(), source };
+        let shape = Shape::read(self.db, name).map_err(sqlite)?;
+        self.check_shape(name, shape.as_ref(), Strictness::Opor)
+    }
+
     fn check_shape(
         &self,
         name: &str,

@@ -242,7 +242,9 @@ impl Store {
             self.engine.uncaptured(|| self.create(options))?;
         }
         self.engine.read_only.set(options.read_only);
-        self.engine.site.set(meta::own_site(db)?);
+        if !options.image {
+            self.engine.site.set(meta::own_site(db)?);
+        }
         self.engine.start()?;
         if !options.read_only {
             self.engine.mend_guards()?;
