@@ -1,6 +1,7 @@
 //! The suite: real SQLite, real files, real processes.
 
 mod adversary;
+mod compaction;
 mod convergence;
 mod deviations;
 mod golden;

@@ -17,7 +17,7 @@ const TODOS: &str = "CREATE TABLE todos(id TEXT PRIMARY KEY NOT NULL, title, don
 
 /// Takes in every chunk that is missing.
 #[track_caller]
-fn receive(snapshot: &Snapshot, path: &Path) -> SnapshotReceiver {
+pub(crate) fn receive(snapshot: &Snapshot, path: &Path) -> SnapshotReceiver {
     let manifest = Manifest::from_bytes(&snapshot.manifest().to_bytes()).expect("a manifest round-trips");
     let mut receiver = SnapshotReceiver::begin(partial_path(path), manifest).expect("a partial file");
     while let Some(index) = receiver.next_missing() {
@@ -27,13 +27,13 @@ fn receive(snapshot: &Snapshot, path: &Path) -> SnapshotReceiver {
 }
 
 #[track_caller]
-fn image(snapshot: &Snapshot, path: &Path, options: &OpenOptions) -> SnapshotImage {
+pub(crate) fn image(snapshot: &Snapshot, path: &Path, options: &OpenOptions) -> SnapshotImage {
     receive(snapshot, path).finish(options).expect("a sound image")
 }
 
 /// A replica made of a snapshot of another.
 #[track_caller]
-fn start_from(source: &Store, path: &Path, byte: u8) -> Store {
+pub(crate) fn start_from(source: &Store, path: &Path, byte: u8) -> Store {
     let snapshot = source.snapshot().expect("a snapshot");
     image(&snapshot, path, &options(byte)).install(path, &options(byte)).expect("a new replica")
 }
@@ -47,15 +47,15 @@ fn names_in(folder: &Path) -> Vec<String> {
 }
 
 /// Tables and log, as far as replicas must agree; see the histories.
-fn content(store: &Store) -> Vec<String> {
+pub(crate) fn content(store: &Store) -> Vec<String> {
     let mut lines = Vec::new();
-    for shape in SHAPES {
-        let rows = table_dump(store, shape.name).expect("the table reads");
-        lines.extend(rows.iter().map(|row| format!("{} {row:?}", shape.name)));
+    for name in store.replicated_tables().expect("the tables") {
+        let rows = table_dump(store, &name).expect("the table reads");
+        lines.extend(rows.iter().map(|row| format!("{name} {row:?}")));
     }
     let says_nothing = |row: &ChangeRow| {
-        let columns = SHAPES.iter().any(|shape| shape.name == row.table && !shape.columns.is_empty());
-        row.is_sentinel() && row.cl == 1 && columns
+        let bare = SHAPES.iter().any(|shape| shape.name == row.table && shape.columns.is_empty());
+        row.is_sentinel() && row.cl == 1 && !bare
     };
     let mut log: Vec<_> = changes_since(store, "TRUE")
         .expect("the change log reads")
@@ -71,13 +71,13 @@ fn content(store: &Store) -> Vec<String> {
     lines
 }
 
-fn all_shapes(folder: &Folder, name: &str, byte: u8) -> Store {
+pub(crate) fn all_shapes(folder: &Folder, name: &str, byte: u8) -> Store {
     let schema: String = SHAPES.iter().map(|shape| format!("{};", shape.create)).collect();
     let tables: Vec<_> = SHAPES.iter().map(|shape| shape.name).collect();
     file(&folder.file(name), byte, &schema, &tables)
 }
 
-fn write(store: &Store, rng: &mut Rng, statements: usize) {
+pub(crate) fn write(store: &Store, rng: &mut Rng, statements: usize) {
     for _ in 0..statements {
         // A key that exists, or breaks a rule, is refused; that is part of a history.
         let _refused = run(store, &random_statement(rng, SHAPES.len(), false).sql());
@@ -86,7 +86,7 @@ fn write(store: &Store, rng: &mut Rng, statements: usize) {
 
 /// One pull by the cursor that the target has stored, in pieces; whether it brought anything.
 #[track_caller]
-fn pull_by_cursor(target: &mut Store, source: &Store) -> bool {
+pub(crate) fn pull_by_cursor(target: &mut Store, source: &Store) -> bool {
     let before = target.db_version().expect("a version");
     let peer = source.site_id();
     let mut cursor = target.peer_cursor(peer).expect("a cursor").unwrap_or_else(Cursor::start);
@@ -102,7 +102,7 @@ fn pull_by_cursor(target: &mut Store, source: &Store) -> bool {
 }
 
 #[track_caller]
-fn converge(stores: &mut [Store]) {
+pub(crate) fn converge(stores: &mut [Store]) {
     for _ in 0..4 * stores.len() {
         let mut news = false;
         for target in 0..stores.len() {

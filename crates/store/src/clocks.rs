@@ -334,8 +334,18 @@ impl Clocks {
         Ok(self.tomb_sql.as_mut().expect("it has just been set"))
     }
 
+    /// The causal length of a new row whose key has no tombstone: past every one that was dropped, which a peer may
+    /// still have.
+    pub(crate) fn first_cl(&self, table: u32) -> u64 {
+        self.cut_lengths.get(&table).map_or(1, |cl| cl + 1)
+    }
+
     /// Whether a key of this table may have a tombstone; `false` is certain.
     pub(crate) fn tombs_possible(&mut self, table: u32) -> Result<bool, Error> {
+        // A key may have had one that compaction dropped.
+        if self.cut_lengths.contains_key(&table) {
+            return Ok(true);
+        }
         if let Some(known) = self.tombs_possible.get(&table) {
             return Ok(*known);
         }

@@ -16,6 +16,7 @@ mod changes_vtab;
 mod clocks;
 mod colset;
 mod commit_hook;
+mod compact;
 mod cursor;
 mod engine;
 mod functions;
@@ -41,6 +42,7 @@ mod upgrade;
 mod varint;
 
 pub use apply::{ApplyError, ApplyOptions, ApplyReport, MergeEvent, MergeEventKind, Side};
+pub use compact::{CompactError, CompactOptions, CompactReport};
 pub use cursor::{Cursor, CursorError};
 pub use handle::{HandleError, StoreHandle};
 pub use options::{ClockPolicy, OpenOptions};

@@ -5,6 +5,7 @@ use rusqlite::Error;
 
 use crate::catalog::{Catalog, Table};
 use crate::clocks::{damaged, decode_tomb};
+use crate::colset::ColSet;
 use crate::cursor::{Cursor, CursorError};
 use crate::horizon;
 use crate::options::ClockPolicy;
@@ -414,6 +415,18 @@ pub(crate) fn add_column(db: Db, table: u32, bit: u32, name: &str) -> Result<(),
     Ok(())
 }
 
+/// The columns of a table that are gone.
+pub(crate) fn retired_columns(db: Db, table: u32) -> Result<ColSet, Error> {
+    let mut stmt = db.prepare("SELECT bit FROM opor_column WHERE table_id = ? AND live = 0")?;
+    let mut rows = stmt.start();
+    rows.bind_integer(i64::from(table))?;
+    let mut retired = ColSet::default();
+    while rows.step()? {
+        retired.insert(rows.integer(0) as u32);
+    }
+    Ok(retired)
+}
+
 pub(crate) fn retire_column(db: Db, table: u32, bit: u32) -> Result<(), Error> {
     let mut update = db.prepare("UPDATE opor_column SET live = 0 WHERE table_id = ? AND bit = ?")?;
     update.run(&[i64::from(table), i64::from(bit)])
@@ -454,6 +467,11 @@ pub(crate) fn acknowledged(db: Db, peer: SiteId) -> Result<u64, Error> {
     let mut row = stmt.start();
     row.bind_blob(peer.as_bytes())?;
     Ok(if row.step()? { row.integer(0).cast_unsigned() } else { 0 })
+}
+
+/// How much of this replica's log every known peer has acknowledged; 0 when none is known.
+pub(crate) fn acknowledged_by_all(db: Db) -> Result<u64, Error> {
+    Ok(db.integer("SELECT min(acknowledged) FROM opor_cursor")?.unwrap_or(0).max(0).cast_unsigned())
 }
 
 pub(crate) fn save_acknowledged(db: Db, peer: SiteId, version: u64) -> Result<(), Error> {

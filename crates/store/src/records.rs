@@ -40,6 +40,14 @@ pub(crate) fn blocks_after(db: Db, table: u32, after: i64) -> Result<Vec<StoredB
     Ok(blocks)
 }
 
+/// Whether there is a block of this number.
+pub(crate) fn has_block(db: Db, table: u32, number: i64) -> Result<bool, Error> {
+    let mut find = db.prepare(&format!("SELECT 1 FROM opor_clock_{table} WHERE block = ?"))?;
+    let mut row = find.start();
+    row.bind_integer(number)?;
+    row.step()
+}
+
 /// Looks at every block of a clock table.
 pub(crate) fn each_block<E: From<Error>>(
     db: Db,
@@ -156,4 +164,13 @@ pub(crate) fn count(db: Db, tables: impl Iterator<Item = u32>) -> Result<u64, Er
     tables.map(|table| one(format!("SELECT count(*) FROM opor_clock_{table}"))).sum::<Result<u64, Error>>().and_then(
         |blocks| Ok(blocks + tombs?),
     )
+}
+
+/// How many tombstones there are up to a version.
+pub(crate) fn count_tombs_up_to(db: Db, version: u64) -> Result<u64, Error> {
+    let mut count = db.prepare("SELECT count(*) FROM opor_tombstone WHERE max_db_version <= ?")?;
+    let mut row = count.start();
+    row.bind_integer(version.cast_signed())?;
+    row.step()?;
+    Ok(row.integer(0).cast_unsigned())
 }

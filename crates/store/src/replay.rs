@@ -188,8 +188,8 @@ impl Replay<'_> {
             self.clocks.set_tomb(table.id, key, None);
         }
         let bare = table.columns.is_empty();
-        let cl = tomb.map_or(1, |tomb| tomb.cl + 1);
-        let sentinel = (bare || tomb.is_some()).then(|| {
+        let cl = tomb.map_or(self.clocks.first_cl(table.id), |tomb| tomb.cl + 1);
+        let sentinel = (bare || cl > 1).then(|| {
             let seq = self.numbering.take_seq();
             self.numbering.local(cl, seq)
         });
@@ -384,7 +384,8 @@ impl Replay<'_> {
         }
         let replaced_cl =
             replaced.iter().find(|(bit, _)| *bit == ColSet::SENTINEL).map(|(_, clock)| clock.cv);
-        let cl = tomb.map(|tomb| tomb.cl + 1).or(replaced_cl.map(|cl| cl + 2)).unwrap_or(1);
+        let cl = tomb.map(|tomb| tomb.cl + 1).or(replaced_cl.map(|cl| cl + 2));
+        let cl = cl.unwrap_or(self.clocks.first_cl(table.id));
         cells.retain(|(bit, _)| *bit != ColSet::SENTINEL);
         cells.iter_mut().for_each(|(_, clock)| clock.dv = dv);
         let seq = self.numbering.take_seq();

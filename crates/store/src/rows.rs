@@ -2,14 +2,15 @@
 
 use std::rc::Rc;
 
-use opor_core::PackedKey;
+use opor_core::{PackedKey, Value};
 use rusqlite::Error;
 
+use crate::block::CellClock;
 use crate::catalog::Table;
 use crate::engine::Engine;
 use crate::replay::row_cells;
 use crate::replicate::read_key;
-use crate::sqlite::Stmt;
+use crate::sqlite::{Stmt, quote};
 
 /// Rows that are read at a time.
 const PAGE: usize = 2048;
@@ -51,14 +52,55 @@ impl Engine {
         Ok(page)
     }
 
-    /// The causal length of a row, and the newest version in which something was written to it; 0 and 0 when there are no
-    /// clocks.
-    pub(crate) fn row_clock(&self, table: &Rc<Table>, row: &RowPlace) -> Result<(u64, u64), Error> {
+    /// What is known of a row.
+    pub(crate) fn row_clocks(&self, table: &Rc<Table>, row: &RowPlace) -> Result<RowClocks, Error> {
         let mut clocks = self.clocks.borrow_mut();
         let (id, bit) = clocks.place_of(table, row.rowid, row.key.as_bytes())?;
         let block = &clocks.peek(id)?.block;
-        let newest = row_cells(block, bit).into_iter().map(|(_, clock)| clock.dv).max();
-        Ok((block.cl(bit), newest.unwrap_or(0)))
+        Ok(RowClocks { cl: block.cl(bit), cells: row_cells(block, bit) })
+    }
+}
+
+/// The clocks of a row.
+#[derive(Debug)]
+pub(crate) struct RowClocks {
+    /// The causal length; 0 when there are no clocks.
+    pub(crate) cl: u64,
+    /// By bit, the sentinel included.
+    pub(crate) cells: Vec<(u32, CellClock)>,
+}
+
+impl RowClocks {
+    /// The oldest and the newest version in which something was written to the row, as it is.
+    pub(crate) fn versions(&self) -> (u64, u64) {
+        let versions = || self.cells.iter().map(|(_, clock)| clock.dv);
+        (versions().min().unwrap_or(0), versions().max().unwrap_or(0))
+    }
+}
+
+/// Reads the values of rows of one table, many times.
+#[derive(Debug)]
+pub(crate) struct RowValues {
+    select: Stmt,
+}
+
+impl RowValues {
+    pub(crate) fn new(engine: &Engine, table: &Table) -> Result<Self, Error> {
+        let columns: Vec<_> = table.columns.iter().map(|column| quote(&column.name)).collect();
+        let columns = if columns.is_empty() { "1".to_owned() } else { columns.join(", ") };
+        let (name, condition) = (table.sql_name(), table.key_condition());
+        Ok(Self { select: engine.db.prepare(&format!("SELECT {columns} FROM {name} WHERE {condition}"))? })
+    }
+
+    /// The values of a row in table order; `None` when it is not there.
+    pub(crate) fn read(&mut self, table: &Table, key: &PackedKey) -> Result<Option<Vec<Value>>, Error> {
+        let mut row = self.select.start();
+        key.columns().try_for_each(|column| row.bind(column))?;
+        if !row.step()? {
+            return Ok(None);
+        }
+        let values = (0..table.columns.len() as i32).map(|i| row.value(i).map(|value| value.to_owned()));
+        values.collect::<Result<_, _>>().map(Some)
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod check;
 mod copy;
+mod forgotten;
 mod manifest;
 mod merge;
 mod receive;

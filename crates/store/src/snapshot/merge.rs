@@ -1,6 +1,6 @@
 //! Merges an image into a replica that has data of its own.
 
-use opor_core::{CausalLength, Changeset, Clock, ColVersion, DbVersion, PackedKey, RowChange};
+use opor_core::Changeset;
 
 use super::check;
 use super::receive::{RestoreError, SnapshotImage};
@@ -10,7 +10,6 @@ use crate::meta;
 use crate::options::OpenOptions;
 use crate::progress::{Cancelled, Phase, Reporter, Watcher};
 use crate::read::ReadError;
-use crate::rows::RowLookup;
 use crate::store::Store;
 
 /// Changes that are read from the image at a time; a few megabytes at most, unless values are large.
@@ -45,8 +44,9 @@ impl Store {
     /// cell the later wins, as in every merge. Then its cursor for the sender is where the image ends, unless it was
     /// further already.
     ///
-    /// Rows that the sender deleted so long ago that it has forgotten them are deleted here too, if the sender has
-    /// acknowledged all that was written to them here; rows with something newer are kept, and come back at the sender.
+    /// If the sender has dropped tombstones that this replica has not pulled, rows that the sender has acknowledged and
+    /// has no more were deleted there: they are deleted here too. Where something newer was written to such a row here,
+    /// it is kept, and comes back for everybody, whole, as if it had been created again.
     ///
     /// It is one commit: nobody sees a part of it, and other writers wait until it is done, so give them a long enough
     /// busy timeout. Memory does not grow with the image; the write-ahead log does, by about what is new.
@@ -84,9 +84,7 @@ impl Store {
         self.engine.look_around()?;
         self.merging(true, || {
             let mut report = self.merge_pieces(&source, reporter)?;
-            if image.manifest.horizon > 0 {
-                report.add(self.prune(&source, image, reporter)?);
-            }
+            report.add(self.follow_forgotten(&source, image, reporter)?);
             self.engine.uncaptured(|| self.move_cursor(image))?;
             Ok(report)
         })
@@ -112,7 +110,7 @@ impl Store {
         }
     }
 
-    fn merge_piece(
+    pub(super) fn merge_piece(
         &self,
         changeset: &Changeset,
         reporter: &mut Reporter<'_>,
@@ -121,46 +119,6 @@ impl Store {
         let report =
             self.engine.apply(changeset, &options, &mut self.merge.borrow_mut(), true, reporter)?;
         self.engine.fold_when_full(STAGED_MAX)?;
-        Ok(report)
-    }
-
-    /// Deletes rows that the sender has had, has no more, and has no tombstone of: it deleted them and has forgotten.
-    fn prune(
-        &self,
-        source: &Store,
-        image: &SnapshotImage,
-        reporter: &mut Reporter<'_>,
-    ) -> Result<ApplyReport, RestoreError> {
-        let sender = image.manifest.site;
-        let acknowledged = meta::acknowledged(self.engine.db, sender)?;
-        let mut report = ApplyReport::default();
-        if acknowledged == 0 {
-            return Ok(report);
-        }
-        let theirs = source.engine.catalog.borrow().clone();
-        let ours = self.engine.catalog.borrow().clone();
-        reporter.begin(Phase::Prune, 0)?;
-        for table in &theirs.tables {
-            let (theirs, Some(table)) = (table, ours.table(&table.name)) else { continue };
-            let mut lookup = RowLookup::new(&source.engine, theirs)?;
-            let mut after = None;
-            loop {
-                let page = self.engine.rows_after(table, after.as_ref())?;
-                let Some(last) = page.last() else { break };
-                after = Some(last.clone());
-                let mut gone = Changeset::new();
-                for row in page {
-                    reporter.add(1)?;
-                    let (cl, newest) = self.engine.row_clock(table, &row)?;
-                    let forgotten = cl > 0 && newest <= acknowledged && !lookup.has(&row.key)?;
-                    if forgotten {
-                        push_delete(&mut gone, table, row.key, cl, sender);
-                    }
-                }
-                report.add(self.merge_piece(&gone, &mut Reporter::silent())?);
-            }
-        }
-        reporter.end()?;
         Ok(report)
     }
 
@@ -175,18 +133,4 @@ impl Store {
         }
         meta::save_pulled(db, sender, &Cursor { base, epoch: Some(epoch), position: None })
     }
-}
-
-fn push_delete(
-    changeset: &mut Changeset,
-    table: &crate::catalog::Table,
-    key: PackedKey,
-    cl: u64,
-    site: opor_core::SiteId,
-) {
-    let cl = CausalLength(cl + 1);
-    let (table, site) = (changeset.table_index(&table.name), changeset.site_index(site));
-    let seq = changeset.rows().len() as u64;
-    let sentinel = Clock { col_version: ColVersion(cl.0), db_version: DbVersion(0), seq, site };
-    changeset.push_row(RowChange { table, key, cl, sentinel: Some(sentinel), cells: Vec::new() });
 }
