@@ -6,7 +6,8 @@ use opor_store::{
     ApplyError, ApplyOptions, ClockPolicy, OpenOptions, Phase, Progress, ReplicateError, Store, rusqlite,
 };
 
-const ROWS: u64 = 200_000;
+/// More than one piece of an upgrade.
+const ROWS: u64 = 80_000;
 
 fn store() -> Store {
     OpenOptions::new().clock(ClockPolicy::Lamport).open_in_memory().expect("a store")
@@ -67,7 +68,7 @@ fn an_upgrade_in_pieces_gives_the_clocks_that_one_piece_would() {
             .expect("it replicates");
         let rows = ROWS - ROWS / 1000;
         assert!(seen.iter().all(|progress| (progress.phase, progress.total) == (Phase::Upgrade, rows)));
-        assert!(seen.is_sorted_by_key(|progress| progress.done) && seen.len() > 150, "{} calls", seen.len());
+        assert!(seen.is_sorted_by_key(|progress| progress.done) && seen.len() > 70, "{} calls", seen.len());
         assert_eq!((seen[0].done, seen[seen.len() - 1].done), (0, rows));
 
         // The numbering is that of rows inserted one after the other, in one commit.
@@ -95,7 +96,7 @@ fn a_cancelled_upgrade_leaves_everything_as_before() {
         fill(&store, tail);
         let before = dump(&store);
         // At the start, before the first piece is in the clock tables, after it, and at the very end.
-        for stop in [0, 1, 30, 70, 140, 196] {
+        for stop in [0, 1, 30, 66, 79] {
             let mut calls = 0;
             let outcome = store.replicate_watched("t", &mut |_| {
                 calls += 1;
@@ -119,7 +120,7 @@ fn a_cancelled_upgrade_within_a_transaction_leaves_the_transaction() {
     fill(&store, "");
     store.execute_batch("BEGIN; INSERT INTO other VALUES (1, 'before')").expect("written");
     let outcome = store.replicate_watched("t", &mut |progress| {
-        if progress.done > 150_000 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if progress.done > 70_000 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     assert!(matches!(outcome, Err(ReplicateError::Cancelled { .. })), "{outcome:?}");
     store.execute_batch("INSERT INTO other VALUES (2, 'after'); COMMIT").expect("written");
@@ -131,7 +132,7 @@ fn a_cancelled_upgrade_within_a_transaction_leaves_the_transaction() {
         .expect("the log")
         .map(|row| row.expect("a row"))
         .collect();
-    assert_eq!(log, ["before 2 0", "after 2 1"]);
+    assert_eq!(log, ["before 1 0", "after 1 1"]);
 
     store.execute_batch("BEGIN; INSERT INTO other VALUES (3, 'with it')").expect("written");
     store.replicate_watched("t", &mut |_| ControlFlow::Continue(())).expect("it replicates");
@@ -152,7 +153,7 @@ fn a_cancelled_merge_leaves_everything_as_before() {
     target.execute("INSERT INTO t VALUES (-1, 'own', 'own')", []).expect("written");
     let (before, log) = (dump(&target), digest(&target));
     let options = ApplyOptions { cursor: Some((source.site_id(), opor_store::Cursor::start())), ..ApplyOptions::default() };
-    for stop in [0, 1, 100] {
+    for stop in [0, 1, 60] {
         let mut calls = 0;
         let outcome = target.apply_watched(&changes, &options, &mut |progress| {
             assert_eq!((progress.phase, progress.total), (Phase::Merge, ROWS - ROWS / 1000));
