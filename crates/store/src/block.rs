@@ -4,6 +4,7 @@
 //! groups hide earlier ones. `docs/storage.md` draws the bytes.
 
 use crate::colset::ColSet;
+use crate::tombs::Tomb;
 use crate::varint::{self, DamagedRecord, Reader};
 
 /// 2^5 rows are in a block: a bulk insert then costs about a byte a row, and a block in which every cell was written
@@ -127,8 +128,35 @@ impl Block {
     }
 
     /// The rows that have any clock.
-    pub(crate) fn rows(&self) -> u32 {
+    fn rows(&self) -> u32 {
         self.groups.iter().fold(0, |rows, group| rows | group.rows)
+    }
+
+    /// The rows of which only a tombstone is left: their sentinel's causal length is even. Where keys are not rowids
+    /// there are none, and tombstones are found by key.
+    pub(crate) fn dead(&self) -> u32 {
+        let dead =
+            self.groups.iter().filter(|group| group.cv & 1 == 0 && group.cols.contains(ColSet::SENTINEL));
+        dead.fold(0, |rows, group| rows | group.rows)
+    }
+
+    /// The rows that are there.
+    pub(crate) fn live(&self) -> u32 {
+        self.rows() & !self.dead()
+    }
+
+    /// What is left of a row that is gone.
+    pub(crate) fn tomb(&self, row: u32) -> Option<Tomb> {
+        let CellClock { cv: cl, dv, seq, site, .. } = self.cell(row, ColSet::SENTINEL)?;
+        (cl & 1 == 0).then_some(Tomb { cl, dv, seq, site })
+    }
+
+    /// Records that a row is gone.
+    pub(crate) fn bury(&mut self, row: u32, tomb: Tomb) {
+        let Tomb { cl, dv, seq, site } = tomb;
+        self.clear(1 << row);
+        let clock = CellClock { cv: cl, dv, shown_dv: dv, seq, site };
+        self.put(Group::of_row(row, ColSet::sentinel(), clock));
     }
 
     /// Writes a group over what was there.
@@ -386,7 +414,9 @@ mod tests {
         block.put(group(0b101, 1, 3, 7, 0));
         assert_eq!(block.groups.len(), 2, "nothing is left of the first group");
         block.clear(0b010);
-        assert_eq!((block.rows(), block.cl(1), block.cl(0)), (0b101, 0, 1));
+        assert_eq!((block.live(), block.cl(1), block.cl(0)), (0b101, 0, 1));
+        block.bury(0, Tomb { cl: 2, dv: 4, seq: 0, site: 0 });
+        assert_eq!((block.live(), block.dead(), block.cl(0)), (0b100, 0b001, 2));
     }
 
     #[test]

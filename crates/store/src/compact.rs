@@ -1,9 +1,11 @@
 //! Compaction: drops what is kept only so that peers learn of it, once they have.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use opor_core::{ColVersion, DbVersion, Hlc, WallMillis};
 use rusqlite::Error;
+use rustc_hash::FxHashMap;
 
 use crate::block::Block;
 use crate::catalog::Table;
@@ -13,11 +15,9 @@ use crate::horizon;
 use crate::meta;
 use crate::options::ClockPolicy;
 use crate::progress::{Halt, Phase, Reporter, Watcher};
-use crate::records;
+use crate::records::{self, StoredBlock};
 use crate::store::Store;
 
-/// Tombstones, or blocks, that one transaction takes: it holds the write lock for some tens of milliseconds.
-const BATCH: usize = 4096;
 /// No count of edits gets here, and no stamp since 1970-01-25 is below.
 const STAMP_MIN: u64 = 1 << 40;
 
@@ -136,6 +136,22 @@ impl Store {
     }
 }
 
+/// What a compaction is to drop.
+struct Plan {
+    /// Tombstones at or below this version.
+    cut: u64,
+    /// By table, the columns that are gone.
+    retired: FxHashMap<u32, ColSet>,
+}
+
+/// What can go, or has gone.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    dropped: u64,
+    left: u64,
+    tidied: u64,
+}
+
 impl Engine {
     fn compact(
         &self,
@@ -152,27 +168,28 @@ impl Engine {
             Some(before) => self.newest_stamped_before(before)?,
             None => 0,
         };
-        reporter.begin(Phase::Sweep, 0)?;
-        let (cut, total) = self.in_write(|| self.uncaptured(|| self.cut(now, before, aged)))?;
-        reporter.begin(Phase::Sweep, total)?;
-        loop {
-            let dropped = self.in_write(|| self.uncaptured(|| self.sweep(cut)))?;
-            report.tombstones_dropped += dropped;
-            if dropped == 0 {
-                break;
-            }
-            reporter.add(dropped)?;
-        }
-        reporter.end()?;
-        let left = self.db.integer("SELECT count(*) FROM opor_tombstone")?;
-        report.tombstones_left = left.unwrap_or(0).cast_unsigned();
+        let plan = self.in_write(|| self.uncaptured(|| self.plan_compaction(now, before, aged)))?;
         let catalog = self.catalog.borrow().clone();
-        catalog.tables.iter().try_for_each(|table| self.tidy(table, report, reporter))
+        let total = records::count(self.db, catalog.tables.iter().map(|table| table.id))?;
+        reporter.begin(Phase::Survey, total)?;
+        let found = self.survey(&plan, reporter)?;
+        reporter.end()?;
+        report.tombstones_left = found.dropped + found.left;
+        if found.dropped + found.tidied == 0 {
+            return Ok(());
+        }
+        reporter.begin(Phase::Sweep, total)?;
+        if found.dropped > 0 {
+            // Before the first tombstone goes: whoever begins to read from now on needs none of them.
+            self.in_write(|| self.uncaptured(|| horizon::advance(self.db, plan.cut)))?;
+        }
+        self.sweep_chunks(&plan, report, reporter)?;
+        catalog.tables.iter().try_for_each(|table| self.sweep_blocks(table, &plan, report, reporter))?;
+        Ok(reporter.end()?)
     }
 
-    /// Decides up to which version tombstones go, and moves the horizon there before the first does: whoever begins to
-    /// read from now on needs none of them. How many there are comes with it.
-    fn cut(&self, now: WallMillis, before: Option<WallMillis>, aged: u64) -> Result<(u64, u64), Error> {
+    /// Puts everything into the clock tables, and decides up to which version tombstones go.
+    fn plan_compaction(&self, now: WallMillis, before: Option<WallMillis>, aged: u64) -> Result<Plan, Error> {
         let db = self.db;
         self.fold_now()?;
         horizon::create(db)?;
@@ -180,33 +197,140 @@ impl Engine {
             Some(before) => horizon::marked_by(db, before.0)?,
             None => 0,
         };
-        let newest = db.integer("SELECT db_version FROM opor_meta WHERE id = 1")?.unwrap_or(0).cast_unsigned();
-        let acknowledged = meta::acknowledged_by_all(db)?;
-        let cut = acknowledged.max(marked).max(aged).min(newest);
+        let newest = meta::folded_version(db)?;
         horizon::save_mark(db, now.0, newest)?;
-        let count = records::count_tombs_up_to(db, cut)?;
-        if count > 0 {
-            horizon::advance(db, cut)?;
+        let mut retired = FxHashMap::default();
+        for table in &self.catalog.borrow().tables {
+            // A table of keys alone tells of its rows by their sentinels, and may have nothing else left.
+            if !table.columns.is_empty() {
+                retired.insert(table.id, meta::retired_columns(db, table.id)?);
+            }
         }
-        Ok((cut, count))
+        let cut = meta::acknowledged_by_all(db)?.max(marked).max(aged).min(newest);
+        Ok(Plan { cut, retired })
     }
 
-    /// Drops the next tombstones, and remembers how long the lives were that they ended.
-    fn sweep(&self, cut: u64) -> Result<u64, Error> {
+    /// Counts what can go. Others may write meanwhile: what they delete is newer than the cut.
+    fn survey(&self, plan: &Plan, reporter: &mut Reporter<'_>) -> Result<Tally, Halt> {
+        let mut found = Tally::default();
+        records::each_chunk(self.db, |chunk| {
+            let dropped = chunk.tombs.iter().filter(|(_, tomb)| tomb.dv <= plan.cut).count() as u64;
+            found.dropped += dropped;
+            found.left += chunk.tombs.len() as u64 - dropped;
+            Ok::<_, Halt>(reporter.add(1)?)
+        })?;
+        for table in &self.catalog.borrow().clone().tables {
+            records::each_block(self.db, table.id, |stored| {
+                let swept = self.swept(table.id, &stored, plan)?;
+                let dropped = swept.as_ref().map_or(0, |swept| swept.dropped);
+                found.dropped += u64::from(dropped);
+                found.left += u64::from(stored.block.dead().count_ones() - dropped);
+                found.tidied += u64::from(swept.is_some());
+                Ok::<_, Halt>(reporter.add(1)?)
+            })?;
+        }
+        Ok(found)
+    }
+
+    fn sweep_chunks(
+        &self,
+        plan: &Plan,
+        report: &mut CompactReport,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<(), Halt> {
+        let mut after = Some(i64::MIN);
+        while let Some(from) = after {
+            let batch = self.in_write(|| self.uncaptured(|| self.sweep_chunk_batch(from, plan)))?;
+            after = batch.count(report);
+            reporter.add(batch.seen)?;
+        }
+        Ok(())
+    }
+
+    fn sweep_chunk_batch(&self, from: i64, plan: &Plan) -> Result<Batch, Error> {
         self.fold_now()?;
-        let tombs = records::tombs_up_to(self.db, cut, BATCH)?;
-        for stored in &tombs {
-            self.clocks.borrow_mut().set_tomb(stored.table, &stored.key, None);
+        let mut batch = Batch::default();
+        let mut lengths = Lengths::default();
+        for chunk in records::chunks_after(self.db, from)? {
+            batch.last = Some(chunk.id);
+            batch.seen += 1;
+            for (key, tomb) in chunk.tombs.into_iter().filter(|(_, tomb)| tomb.dv <= plan.cut) {
+                self.clocks.borrow_mut().staged.tombs.insert((chunk.table, key), None);
+                lengths.note(chunk.table, tomb.cl);
+                batch.dropped += 1;
+            }
         }
-        let mut lengths: Vec<(u32, u64)> = tombs.iter().map(|stored| (stored.table, stored.tomb.cl)).collect();
-        lengths.sort_unstable();
-        for pair in lengths.chunk_by(|a, b| a.0 == b.0).filter_map(<[_]>::last) {
-            horizon::save_length(self.db, pair.0, pair.1)?;
+        self.finish_batch(batch, lengths)
+    }
+
+    fn sweep_blocks(
+        &self,
+        table: &Table,
+        plan: &Plan,
+        report: &mut CompactReport,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<(), Halt> {
+        let mut after = Some(i64::MIN);
+        while let Some(from) = after {
+            let batch = self.in_write(|| self.uncaptured(|| self.sweep_block_batch(table.id, from, plan)))?;
+            after = batch.count(report);
+            reporter.add(batch.seen)?;
         }
-        if !tombs.is_empty() {
+        Ok(())
+    }
+
+    fn sweep_block_batch(&self, table: u32, from: i64, plan: &Plan) -> Result<Batch, Error> {
+        self.fold_now()?;
+        let mut batch = Batch::default();
+        let mut lengths = Lengths::default();
+        for stored in records::blocks_after(self.db, table, from)? {
+            batch.last = Some(stored.number);
+            batch.seen += 1;
+            if let Some(swept) = self.swept(table, &stored, plan)? {
+                lengths.note(table, swept.cl);
+                batch.dropped += u64::from(swept.dropped);
+                batch.tidied += 1;
+                // What has no groups goes when it is folded.
+                self.clocks.borrow_mut().stage((table, stored.number))?.block = swept.block;
+            }
+        }
+        self.finish_batch(batch, lengths)
+    }
+
+    fn finish_batch(&self, batch: Batch, lengths: Lengths) -> Result<Batch, Error> {
+        if batch.dropped + batch.tidied > 0 {
+            lengths.0.into_iter().try_for_each(|(table, cl)| horizon::save_length(self.db, table, cl))?;
             self.fold_now()?;
         }
-        Ok(tombs.len() as u64)
+        Ok(batch)
+    }
+
+    /// A block without what can go; `None` when nothing can.
+    fn swept(&self, table: u32, stored: &StoredBlock, plan: &Plan) -> Result<Option<Swept>, Error> {
+        let block = &stored.block;
+        let mut swept = Swept { block: block.clone(), dropped: 0, cl: 0 };
+        if block.groups.is_empty() {
+            // Its neighbour may have given way to it, and is found through it.
+            let needed = records::has_block(self.db, table, stored.number + 1)?;
+            return Ok((!needed).then_some(swept));
+        }
+        let dead = block.dead();
+        for row in (0..u32::BITS).filter(|row| dead >> row & 1 == 1) {
+            if let Some(tomb) = block.tomb(row).filter(|tomb| tomb.dv <= plan.cut) {
+                swept.block.clear(1 << row);
+                swept.dropped += 1;
+                swept.cl = swept.cl.max(tomb.cl);
+            }
+        }
+        if let Some(retired) = plan.retired.get(&table).filter(|retired| !retired.is_empty()) {
+            let mut tidy = swept.block.clone();
+            tidy.groups.retain(|group| !group.cols.is_subset(retired));
+            // Where such a clock is all that is known of a row, it stays.
+            if tidy.live() == block.live() {
+                swept.block = tidy;
+            }
+        }
+        Ok((swept.block.groups != block.groups).then_some(swept))
     }
 
     /// The newest version that was certainly committed before a time: its stamp says so, and versions and stamps rise
@@ -232,64 +356,43 @@ impl Engine {
         }
         Ok(newest)
     }
+}
 
-    /// Drops clocks of columns that are gone, and places of keys that no other gave way to.
-    fn tidy(
-        &self,
-        table: &Table,
-        report: &mut CompactReport,
-        reporter: &mut Reporter<'_>,
-    ) -> Result<(), Halt> {
-        let retired = meta::retired_columns(self.db, table.id)?;
-        if table.columns.is_empty() || (retired.is_empty() && !table.keyed) {
-            return Ok(());
-        }
-        reporter.begin(Phase::Tidy, records::count(self.db, std::iter::once(table.id))?)?;
-        let mut after = Some(i64::MIN);
-        while let Some(from) = after {
-            let batch = self.in_write(|| self.uncaptured(|| self.tidy_batch(table.id, from, &retired)))?;
-            report.blocks_tidied += batch.tidied;
-            after = batch.last;
-            reporter.add(batch.seen)?;
-        }
-        Ok(reporter.end()?)
-    }
+/// A block without what could go.
+struct Swept {
+    block: Block,
+    dropped: u32,
+    /// The longest causal length that was dropped with it.
+    cl: u64,
+}
 
-    fn tidy_batch(&self, table: u32, from: i64, retired: &ColSet) -> Result<Batch, Error> {
-        self.fold_now()?;
-        let mut batch = Batch { last: None, seen: 0, tidied: 0 };
-        for stored in records::blocks_after(self.db, table, from)? {
-            batch.last = Some(stored.number);
-            batch.seen += 1;
-            let tidied = if stored.block.groups.is_empty() {
-                // Its neighbour may have given way to it, and is found through it.
-                (!records::has_block(self.db, table, stored.number + 1)?).then(Block::default)
-            } else {
-                tidied(&stored.block, retired)
-            };
-            if let Some(tidied) = tidied {
-                self.clocks.borrow_mut().stage((table, stored.number))?.block = tidied;
-                batch.tidied += 1;
-            }
+/// By table, the longest causal length that was dropped.
+#[derive(Default)]
+struct Lengths(BTreeMap<u32, u64>);
+
+impl Lengths {
+    fn note(&mut self, table: u32, cl: u64) {
+        if cl > 0 {
+            let longest = self.0.entry(table).or_default();
+            *longest = cl.max(*longest);
         }
-        if batch.tidied > 0 {
-            self.fold_now()?;
-        }
-        Ok(batch)
     }
 }
 
+#[derive(Clone, Copy, Default)]
 struct Batch {
     last: Option<i64>,
     seen: u64,
+    dropped: u64,
     tidied: u64,
 }
 
-/// A block without the clocks of columns that are gone; `None` when it is as it should be. Where such a clock is all
-/// that is known of a row, it stays.
-fn tidied(block: &Block, retired: &ColSet) -> Option<Block> {
-    let mut tidy = block.clone();
-    tidy.groups.retain(|group| !group.cols.is_subset(retired));
-    let smaller = tidy.groups.len() < block.groups.len() && tidy.rows() == block.rows();
-    smaller.then_some(tidy)
+impl Batch {
+    /// Adds what was done to the report; where the next batch begins.
+    fn count(&self, report: &mut CompactReport) -> Option<i64> {
+        report.tombstones_dropped += self.dropped;
+        report.tombstones_left = report.tombstones_left.saturating_sub(self.dropped);
+        report.blocks_tidied += self.tidied;
+        self.last
+    }
 }

@@ -37,6 +37,7 @@ mod rows;
 mod snapshot;
 mod sqlite;
 mod store;
+mod tombs;
 mod unpack_vtab;
 mod upgrade;
 mod varint;

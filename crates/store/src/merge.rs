@@ -10,11 +10,11 @@ use rustc_hash::FxHashMap;
 
 use crate::block::CellClock;
 use crate::catalog::{Column, Table};
-use crate::clocks::Tomb;
 use crate::colset::ColSet;
 use crate::engine::Engine;
 use crate::notes::MergeOp;
 use crate::sqlite::{Run, Stmt, failure, held, quote};
+use crate::tombs::Tomb;
 
 /// The changes to one row, as they came.
 #[derive(Debug)]
@@ -186,11 +186,8 @@ impl Merger<'_> {
 
     /// The common case of a first sync: a row nobody here has seen. One statement tells and does it.
     fn try_insert(&mut self, table: &Rc<Table>, row: &IncomingRow<'_>) -> Result<Option<RowOutcome>, Error> {
-        if self.engine.clocks.borrow_mut().tombs_possible(table.id)? {
-            let tomb = self.engine.clocks.borrow_mut().tomb(table.id, row.key.as_bytes())?;
-            if tomb.is_some() {
-                return Ok(None);
-            }
+        if self.engine.clocks.borrow_mut().tomb(table, row.key.as_bytes())?.is_some() {
+            return Ok(None);
         }
         let mut won: Vec<usize> = (0..row.cells.len()).collect();
         won.sort_unstable_by_key(|i| row.cells[*i].column);
@@ -230,7 +227,7 @@ impl Merger<'_> {
             }
         }
         if local.cl == 0 {
-            local.cl = clocks.tomb(table.id, key)?.map_or(0, |tomb| tomb.cl);
+            local.cl = clocks.tomb(table, key)?.map_or(0, |tomb| tomb.cl);
         }
         Ok(local)
     }

@@ -27,10 +27,10 @@ pub enum Phase {
     Check,
     /// Rows that a peer deleted and has forgotten are looked for; counted in rows.
     Prune,
-    /// Tombstones are dropped; counted in tombstones.
+    /// A compaction looks for what can go; counted in records.
+    Survey,
+    /// A compaction drops it; counted in records.
     Sweep,
-    /// Clocks are tidied; counted in blocks.
-    Tidy,
 }
 
 /// How far a long call is.

@@ -3,11 +3,14 @@
 use rusqlite::Error;
 
 use crate::block::Block;
-use crate::clocks::{Tomb, damaged, decode_tomb, encode_tomb};
+use crate::clocks::damaged;
 use crate::sqlite::Db;
+use crate::tombs::{self, Entries, Tomb, TombKey};
 
-/// Records that are read at a time: a few hundred kilobytes.
+/// Blocks that are read at a time: a few hundred kilobytes.
 const PIECE: i64 = 1024;
+/// Chunks of tombstones that are read at a time, some 40 each.
+const CHUNKS: i64 = 128;
 
 /// A block of rows: its number, its clocks, and the key of its row in a table that is found by key.
 pub(crate) struct StoredBlock {
@@ -16,11 +19,12 @@ pub(crate) struct StoredBlock {
     pub(crate) key: Option<Box<[u8]>>,
 }
 
-/// A tombstone: its table, its key, and what remains of the row.
-pub(crate) struct StoredTomb {
+/// A chunk of tombstones of one table, in the order of their keys.
+pub(crate) struct StoredChunk {
+    pub(crate) id: i64,
     pub(crate) table: u32,
-    pub(crate) key: Box<[u8]>,
-    pub(crate) tomb: Tomb,
+    max_dv: u64,
+    pub(crate) tombs: Vec<(TombKey, Tomb)>,
 }
 
 /// The next blocks of a clock table after a number.
@@ -87,74 +91,59 @@ pub(crate) fn edit_blocks<E: From<Error>>(
     })
 }
 
-/// The next tombstones after an id, with their ids.
-fn tombs_after(db: Db, after: i64) -> Result<Vec<(i64, StoredTomb)>, Error> {
+/// The next chunks of tombstones after an id.
+pub(crate) fn chunks_after(db: Db, after: i64) -> Result<Vec<StoredChunk>, Error> {
     let mut select = db.prepare(&format!(
-        "SELECT id, max_db_version, body FROM opor_tombstone WHERE id > ? ORDER BY id LIMIT {PIECE}"
+        "SELECT id, table_id, max_db_version, body FROM opor_tombstone WHERE id > ? ORDER BY id LIMIT {CHUNKS}"
     ))?;
     let mut rows = select.start();
     rows.bind_integer(after)?;
-    let mut tombs = Vec::new();
+    let mut chunks = Vec::new();
     while rows.step()? {
-        let (table, tomb, key) =
-            decode_tomb(rows.integer(1).cast_unsigned(), rows.blob(2)).map_err(damaged)?;
-        tombs.push((rows.integer(0), StoredTomb { table, key: key.into(), tomb }));
+        let max_dv = rows.integer(2).cast_unsigned();
+        let mut entries = Entries::new(max_dv, rows.blob(3));
+        let mut tombs = Vec::new();
+        while let Some((key, tomb)) = entries.next().map_err(damaged)? {
+            tombs.push((TombKey::from(key), tomb));
+        }
+        chunks.push(StoredChunk { id: rows.integer(0), table: rows.integer(1) as u32, max_dv, tombs });
     }
-    Ok(tombs)
+    Ok(chunks)
 }
 
-/// Looks at every tombstone.
-pub(crate) fn each_tomb<E: From<Error>>(
+/// Looks at every chunk of tombstones.
+pub(crate) fn each_chunk<E: From<Error>>(
     db: Db,
-    mut look: impl FnMut(i64, StoredTomb) -> Result<(), E>,
+    mut look: impl FnMut(StoredChunk) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut after = i64::MIN;
     loop {
-        let tombs = tombs_after(db, after)?;
-        match tombs.last() {
-            Some((last, _)) => after = *last,
+        let chunks = chunks_after(db, after)?;
+        match chunks.last() {
+            Some(last) => after = last.id,
             None => return Ok(()),
         }
-        tombs.into_iter().try_for_each(|(id, stored)| look(id, stored))?;
+        chunks.into_iter().try_for_each(&mut look)?;
     }
 }
 
-/// Changes who made tombstones where `edit` says so.
-pub(crate) fn edit_tombs<E: From<Error>>(
+/// Changes who made tombstones where `edit` says so; keys and versions, and so the place in the walk, stay.
+pub(crate) fn edit_chunks<E: From<Error>>(
     db: Db,
-    mut edit: impl FnMut(&mut Tomb) -> Result<bool, E>,
+    mut edit: impl FnMut(&mut [(TombKey, Tomb)]) -> Result<bool, E>,
 ) -> Result<(), E> {
     let mut update = db.prepare("UPDATE opor_tombstone SET body = ? WHERE id = ?")?;
-    let mut body = Vec::new();
-    each_tomb(db, |id, mut stored| {
-        if !edit(&mut stored.tomb)? {
+    each_chunk(db, |mut stored| {
+        if !edit(&mut stored.tombs)? {
             return Ok(());
         }
-        body.clear();
-        encode_tomb(stored.table, &stored.tomb, &stored.key, &mut body);
+        let body = tombs::encode(stored.max_dv, &stored.tombs);
         let mut run = update.start();
         run.bind_blob(&body)?;
-        run.bind_integer(id)?;
+        run.bind_integer(stored.id)?;
         run.step()?;
         Ok(())
     })
-}
-
-/// The oldest tombstones up to a version.
-pub(crate) fn tombs_up_to(db: Db, version: u64, count: usize) -> Result<Vec<StoredTomb>, Error> {
-    let mut select = db.prepare(
-        "SELECT max_db_version, body FROM opor_tombstone WHERE max_db_version <= ? ORDER BY max_db_version LIMIT ? + 0",
-    )?;
-    let mut rows = select.start();
-    rows.bind_integer(version.cast_signed())?;
-    rows.bind_integer(count as i64)?;
-    let mut tombs = Vec::new();
-    while rows.step()? {
-        let (table, tomb, key) =
-            decode_tomb(rows.integer(0).cast_unsigned(), rows.blob(1)).map_err(damaged)?;
-        tombs.push(StoredTomb { table, key: key.into(), tomb });
-    }
-    Ok(tombs)
 }
 
 /// How many records of any kind there are.
@@ -164,13 +153,4 @@ pub(crate) fn count(db: Db, tables: impl Iterator<Item = u32>) -> Result<u64, Er
     tables.map(|table| one(format!("SELECT count(*) FROM opor_clock_{table}"))).sum::<Result<u64, Error>>().and_then(
         |blocks| Ok(blocks + tombs?),
     )
-}
-
-/// How many tombstones there are up to a version.
-pub(crate) fn count_tombs_up_to(db: Db, version: u64) -> Result<u64, Error> {
-    let mut count = db.prepare("SELECT count(*) FROM opor_tombstone WHERE max_db_version <= ?")?;
-    let mut row = count.start();
-    row.bind_integer(version.cast_signed())?;
-    row.step()?;
-    Ok(row.integer(0).cast_unsigned())
 }

@@ -9,7 +9,6 @@ use rustc_hash::FxHashSet;
 use super::manifest::{Manifest, SnapshotTable};
 use crate::block::{Block, Group};
 use crate::catalog::Table;
-use crate::clocks::Tomb;
 use crate::colset::ColSet;
 use crate::engine::Engine;
 use crate::meta;
@@ -17,6 +16,7 @@ use crate::options::{ClockPolicy, OpenOptions};
 use crate::progress::{Halt, Phase, Reporter};
 use crate::records;
 use crate::store::{OpenError, Store};
+use crate::tombs::{Tomb, TombKey, packed};
 
 /// What is wrong with an image whose chunks are all as the manifest says.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +97,8 @@ pub(crate) fn check(
             reporter.add(1)?;
             let key = if table.keyed { stored.key.as_deref() } else { None };
             let keyed = table.keyed == stored.key.is_some() && key.is_none_or(|key| is_key(table, key));
-            let sound = keyed && stored.block.groups.iter().all(|group| is_sound(group, newest, &sites));
+            let dead = stored.block.dead() == 0 || table.rowid_is_key;
+            let sound = keyed && dead && stored.block.groups.iter().all(|group| is_sound(group, newest, &sites));
             if !sound {
                 return Err(bad());
             }
@@ -105,10 +106,13 @@ pub(crate) fn check(
             Ok::<_, ImageError>(())
         })?;
     }
-    records::each_tomb(engine.db, |_, stored| {
+    records::each_chunk(engine.db, |chunk| {
         reporter.add(1)?;
-        let table = catalog.table_by_id(stored.table).ok_or(ImageError::Foreign("a tombstone has no table"))?;
-        if is_key(table, &stored.key) && is_sound_tomb(&stored.tomb, newest, &sites) {
+        let table = catalog.table_by_id(chunk.table).ok_or(ImageError::Foreign("a tombstone has no table"))?;
+        let sound = |(key, tomb): &(TombKey, Tomb)| {
+            is_key(table, &packed(key)) && is_sound_tomb(tomb, newest, &sites)
+        };
+        if !table.rowid_is_key && chunk.tombs.iter().all(sound) {
             Ok(())
         } else {
             Err(ImageError::Clock { table: table.name.to_string() })

@@ -64,11 +64,12 @@ fn give_up_site(db: Db, tables: &[u32], reporter: &mut Reporter<'_>) -> Result<(
             Ok::<_, Halt>(rename_site(block, ordinal))
         })?;
     }
-    records::edit_tombs(db, |tomb| {
+    records::edit_chunks(db, |tombs| {
         reporter.add(1)?;
-        let own = tomb.site == 0;
-        if own {
+        let mut own = false;
+        for (_, tomb) in tombs.iter_mut().filter(|(_, tomb)| tomb.site == 0) {
             tomb.site = ordinal;
+            own = true;
         }
         Ok::<_, Halt>(own)
     })?;
