@@ -242,7 +242,7 @@ impl Engine {
         while let Some(from) = after {
             let batch = self.in_write(|| self.uncaptured(|| self.sweep_chunk_batch(from, plan)))?;
             after = batch.count(report);
-            reporter.add(batch.seen)?;
+            reporter.batch(batch.seen)?;
         }
         Ok(())
     }
@@ -274,7 +274,7 @@ impl Engine {
         while let Some(from) = after {
             let batch = self.in_write(|| self.uncaptured(|| self.sweep_block_batch(table.id, from, plan)))?;
             after = batch.count(report);
-            reporter.add(batch.seen)?;
+            reporter.batch(batch.seen)?;
         }
         Ok(())
     }

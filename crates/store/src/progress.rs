@@ -114,6 +114,12 @@ impl<'w> Reporter<'w> {
         if self.now.done < self.next { Ok(()) } else { self.tell() }
     }
 
+    /// So much more is done, in one go that took a while.
+    pub(crate) fn batch(&mut self, units: u64) -> Result<(), Cancelled> {
+        self.now.done += units;
+        self.tell()
+    }
+
     /// So much is done.
     pub(crate) fn set(&mut self, done: u64) -> Result<(), Cancelled> {
         self.now.done = done;

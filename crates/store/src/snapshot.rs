@@ -13,6 +13,8 @@ mod merge;
 mod receive;
 mod stream;
 mod strip;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
