@@ -77,7 +77,10 @@ fn tombstones_go_when_every_known_peer_has_acknowledged_them() {
     let folder = Folder::new();
     let path = folder.file("a.db");
     let mut desk = file(&path, 0xa, TODOS, &["todos"]);
-    exec(&desk, "INSERT INTO todos(rowid, id, title, done) VALUES (1, 'a', 1, 0), (99, 'b', 2, 0), (100, 'c', 3, 0)"); // 1
+    exec(
+        &desk,
+        "INSERT INTO todos(rowid, id, title, done) VALUES (1, 'a', 1, 0), (99, 'b', 2, 0), (100, 'c', 3, 0)",
+    ); // 1
     let stale = desk.changes(&Cursor::start(), 100).expect("the changes").cursor;
     let partial = desk.changes(&Cursor::start(), 2).expect("a piece").cursor;
     assert!(partial.is_partial());
@@ -92,7 +95,8 @@ fn tombstones_go_when_every_known_peer_has_acknowledged_them() {
     assert_eq!(report, nothing);
     // One peer has all of it, the other is known only because it was pulled from.
     desk.set_acknowledged_by(site(0xb), DbVersion(4)).expect("recorded");
-    let from = ApplyOptions { cursor: Some((site(0xc), Cursor::at(DbVersion(9)))), ..ApplyOptions::default() };
+    let from =
+        ApplyOptions { cursor: Some((site(0xc), Cursor::at(DbVersion(9)))), ..ApplyOptions::default() };
     desk.apply_with(&opor_core::Changeset::new(), &from).expect("applied");
     assert_eq!(desk.compact().expect("compacted"), nothing);
     assert!(desk.changes(&stale, 100).is_ok_and(|batch| batch.cursor.to_string().starts_with("4@")));
@@ -117,7 +121,11 @@ fn tombstones_go_when_every_known_peer_has_acknowledged_them() {
         // Not behind, though of an earlier epoch.
         let rest = store.changes(&there, 100).expect("the cursor holds");
         assert_eq!(rest.changeset.len(), 2, "a cell and a delete: {:?}", rest.changeset);
-        assert_ne!(rest.cursor.to_string(), there.to_string().replace("2@", "4@"), "it goes on in the new epoch");
+        assert_ne!(
+            rest.cursor.to_string(),
+            there.to_string().replace("2@", "4@"),
+            "it goes on in the new epoch"
+        );
         assert!(store.changes(&rest.cursor, 100).is_ok_and(|batch| batch.done && batch.changeset.is_empty()));
         assert!(store.changes(&Cursor::at(DbVersion(2)), 100).is_ok_and(|batch| batch.changeset.len() == 2));
         // Who starts from nothing misses nothing, however small the pieces.
@@ -146,7 +154,10 @@ fn a_key_whose_tombstone_is_gone_can_be_used_again() {
     let folder = Folder::new();
     for schema in [TODOS, "CREATE TABLE todos(id TEXT PRIMARY KEY NOT NULL, title, done) WITHOUT ROWID"] {
         let mut stores = [memory(0xa, schema, &["todos"]), memory(0xb, schema, &["todos"])];
-        exec(&stores[0], "INSERT INTO todos VALUES ('a', 1, 0), ('b', 2, 0); DELETE FROM todos WHERE id = 'a'");
+        exec(
+            &stores[0],
+            "INSERT INTO todos VALUES ('a', 1, 0), ('b', 2, 0); DELETE FROM todos WHERE id = 'a'",
+        );
         sync_all(&mut stores);
         assert_eq!(stores[0].compact().expect("compacted").tombstones_dropped, 1);
         assert_eq!((tombstones(&stores[0]), tombstones(&stores[1])), (0, 1));
@@ -189,7 +200,9 @@ fn random_histories_converge_though_replicas_compact() {
                     sync(target, other);
                 }
                 8 => dropped += stores[target].compact().expect("compacted").tombstones_dropped,
-                _ => stores[target] = reopen(&folder.file(&format!("{}.db", 0xa + target)), 0xa + target as u8),
+                _ => {
+                    stores[target] = reopen(&folder.file(&format!("{}.db", 0xa + target)), 0xa + target as u8)
+                }
             }
             if step % 9 == 0 {
                 let faults = invariants::faults(&stores[target], &mut rng);
@@ -244,14 +257,22 @@ fn a_retention_drops_what_is_old_enough_and_nothing_younger() {
     exec(&desk, "INSERT INTO todos VALUES ('a', 1, 0), ('b', 2, 0), ('c', 3, 0)");
     exec(&desk, "DELETE FROM todos WHERE id = 'a'");
     wall.fetch_add(10 * DAY_MS, Ordering::Relaxed);
-    assert_eq!(desk.compact_with(&older_than(5)).expect("compacted").tombstones_dropped, 0, "nothing dates the delete");
+    assert_eq!(
+        desk.compact_with(&older_than(5)).expect("compacted").tombstones_dropped,
+        0,
+        "nothing dates the delete"
+    );
     exec(&desk, "UPDATE todos SET done = 1 WHERE id = 'c'");
     exec(&desk, "DELETE FROM todos WHERE id = 'b'");
     wall.fetch_add(4 * DAY_MS, Ordering::Relaxed);
     assert_eq!(desk.compact_with(&older_than(5)).expect("compacted").tombstones_dropped, 0);
     wall.fetch_add(2 * DAY_MS, Ordering::Relaxed);
     let report = desk.compact_with(&older_than(5)).expect("compacted");
-    assert_eq!((report.tombstones_dropped, report.tombstones_left), (1, 1), "the write after it is six days old");
+    assert_eq!(
+        (report.tombstones_dropped, report.tombstones_left),
+        (1, 1),
+        "the write after it is six days old"
+    );
     // The second delete is dated by the compaction of two days ago.
     wall.fetch_add(4 * DAY_MS, Ordering::Relaxed);
     let report = desk.compact_with(&older_than(5)).expect("compacted");
@@ -264,7 +285,10 @@ fn who_was_away_too_long_is_told_and_catches_up_with_a_snapshot() {
     let folder = Folder::new();
     let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
     let mut stores = [0xa, 0xb, 0xc].map(|byte| wound(&folder, byte, &wall));
-    exec(&stores[0], "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 40) INSERT INTO todos SELECT 'k' || i, i, 0 FROM n");
+    exec(
+        &stores[0],
+        "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 40) INSERT INTO todos SELECT 'k' || i, i, 0 FROM n",
+    );
     sync_all(&mut stores);
     let [desk, phone, late] = &mut stores;
     let cursor = late.peer_cursor(desk.site_id()).expect("read").expect("a cursor");
@@ -287,10 +311,14 @@ fn who_was_away_too_long_is_told_and_catches_up_with_a_snapshot() {
     assert_behind(desk, cursor);
 
     let snapshot = desk.snapshot().expect("a snapshot");
-    let image = image(&snapshot, &folder.file("late.db"), &OpenOptions::new().wall_clock(Arc::new({
-        let wall = wall.clone();
-        move || WallMillis(wall.load(Ordering::Relaxed))
-    })));
+    let image = image(
+        &snapshot,
+        &folder.file("late.db"),
+        &OpenOptions::new().wall_clock(Arc::new({
+            let wall = wall.clone();
+            move || WallMillis(wall.load(Ordering::Relaxed))
+        })),
+    );
     let report = late.merge_snapshot(&image).expect("merged");
     assert_eq!(report.rows_deleted, 19, "rows it would never have heard of");
     let kept = lines(late, "SELECT id, title, done FROM todos WHERE done = 5 ORDER BY id");
@@ -299,15 +327,23 @@ fn who_was_away_too_long_is_told_and_catches_up_with_a_snapshot() {
     sync_all(&mut stores);
     let first = living(&stores[0]);
     stores[1..].iter().for_each(|store| assert_eq!(living(store), first));
-    assert_eq!(lines(&stores[1], "SELECT count(*) FROM todos"), ["22"], "here the tombstones were still there");
+    assert_eq!(
+        lines(&stores[1], "SELECT count(*) FROM todos"),
+        ["22"],
+        "here the tombstones were still there"
+    );
     assert_eq!(lines(&stores[1], "SELECT id, title, done FROM todos WHERE id = 'k7'"), ["k7|7|5"]);
 }
 
 #[test]
 fn clocks_of_dropped_columns_go_and_those_of_others_stay() {
     let folder = Folder::new();
-    let mut desk = file(&folder.file("a.db"), 0xa, "CREATE TABLE t(id INTEGER PRIMARY KEY NOT NULL, a, b, c)", &["t"]);
-    exec(&desk, "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 100) INSERT INTO t SELECT i, i, i, i FROM n");
+    let mut desk =
+        file(&folder.file("a.db"), 0xa, "CREATE TABLE t(id INTEGER PRIMARY KEY NOT NULL, a, b, c)", &["t"]);
+    exec(
+        &desk,
+        "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 100) INSERT INTO t SELECT i, i, i, i FROM n",
+    );
     for i in 1..=64 {
         exec(&desk, &format!("UPDATE t SET b = -1 WHERE id = {i}"));
         exec(&desk, &format!("UPDATE t SET c = -1 WHERE id = {i}"));
@@ -331,7 +367,10 @@ fn clocks_of_dropped_columns_go_and_those_of_others_stay() {
 fn a_cancelled_compaction_stops_between_batches_and_the_next_goes_on() {
     let folder = Folder::new();
     let mut desk = file(&folder.file("a.db"), 0xa, TODOS, &["todos"]);
-    exec(&desk, "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 10000) INSERT INTO todos SELECT 'k' || i, i, 0 FROM n");
+    exec(
+        &desk,
+        "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 10000) INSERT INTO todos SELECT 'k' || i, i, 0 FROM n",
+    );
     exec(&desk, "DELETE FROM todos WHERE title > 100");
     desk.set_acknowledged_by(site(0xb), DbVersion(2)).expect("recorded");
     let state = |store: &Store| {

@@ -11,7 +11,9 @@ use opor_store::{
 use opor_tests::{ChangeRow, Rng, SHAPES, changes_since, random_statement, run, table_dump};
 
 use crate::histories::{operations, seeds};
-use crate::replicas::{Folder, exec, file, full_dump, lines, log, memory, options, pull, reopen, site, table};
+use crate::replicas::{
+    Folder, exec, file, full_dump, lines, log, memory, options, pull, reopen, site, table,
+};
 
 const TODOS: &str = "CREATE TABLE todos(id TEXT PRIMARY KEY NOT NULL, title, done)";
 
@@ -191,7 +193,11 @@ fn random_histories_merge_a_snapshot_as_they_would_a_pull() {
         let cursor = merging.peer_cursor(site(0xa)).expect("read").expect("a cursor");
         let rest = desk.changes(&cursor, usize::MAX).expect("the cursor holds");
         assert!(rest.changeset.is_empty() && rest.done, "nothing is left to pull");
-        assert_eq!(names_in(folder.file("c.db").parent().expect("a folder")).len(), 4 + 8, "databases and their logs");
+        assert_eq!(
+            names_in(folder.file("c.db").parent().expect("a folder")).len(),
+            4 + 8,
+            "databases and their logs"
+        );
     }
 }
 
@@ -213,7 +219,10 @@ fn what_is_the_senders_own_does_not_travel() {
     let secret = "the-secret-words ".repeat(40);
     for _ in 0..50 {
         exec(&desk, &format!("INSERT INTO drafts(body) VALUES ('{secret}')"));
-        exec(&desk, &format!("INSERT INTO opor_notes VALUES ('{secret}'); INSERT INTO hidden VALUES ('{secret}')"));
+        exec(
+            &desk,
+            &format!("INSERT INTO opor_notes VALUES ('{secret}'); INSERT INTO hidden VALUES ('{secret}')"),
+        );
     }
     exec(&desk, "INSERT INTO todos VALUES ('a', 'buy milk', 0); UPDATE todos SET done = 1");
     exec(&desk, "INSERT INTO found(found) VALUES ('rebuild'); ANALYZE");
@@ -235,7 +244,11 @@ fn what_is_the_senders_own_does_not_travel() {
     assert_eq!(new.acknowledged_by(site(0xb)).expect("read"), DbVersion(0));
     assert_eq!(lines(&new, "SELECT count(*) FROM drafts"), ["0"]);
     assert_eq!(lines(&new, "SELECT count(*) FROM opor_notes"), ["0"]);
-    assert_eq!(lines(&new, "SELECT rowid FROM found WHERE found MATCH 'milk'").len(), 1, "an index over todos");
+    assert_eq!(
+        lines(&new, "SELECT rowid FROM found WHERE found MATCH 'milk'").len(),
+        1,
+        "an index over todos"
+    );
     assert_eq!(lines(&new, "SELECT count(*) FROM hidden"), ["0"]);
     assert_eq!(lines(&new, "PRAGMA user_version"), ["7"]);
     assert_eq!(lines(&new, "PRAGMA journal_mode"), ["wal"]);
@@ -253,7 +266,10 @@ fn what_is_the_senders_own_does_not_travel() {
 fn rows_keep_their_places_through_deletes_and_a_snapshot() {
     let folder = Folder::new();
     let desk = file(&folder.file("a.db"), 0xa, TODOS, &["todos"]);
-    exec(&desk, "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 500) INSERT INTO todos SELECT 'k' || i, i, 0 FROM n");
+    exec(
+        &desk,
+        "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 500) INSERT INTO todos SELECT 'k' || i, i, 0 FROM n",
+    );
     exec(&desk, "DELETE FROM todos WHERE title % 3 = 0");
     exec(&desk, "UPDATE todos SET done = 1 WHERE title % 7 = 0");
     let new = start_from(&desk, &folder.file("b.db"), 0xb);
@@ -290,7 +306,10 @@ fn cancelled_snapshots_and_restores_leave_nothing_and_change_nothing() {
     let folder = Folder::new();
     let path = folder.file("a.db");
     let mut desk = file(&path, 0xa, TODOS, &["todos"]);
-    exec(&desk, "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 60000) INSERT INTO todos SELECT 'k' || i, i, 0 FROM n");
+    exec(
+        &desk,
+        "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 60000) INSERT INTO todos SELECT 'k' || i, i, 0 FROM n",
+    );
     let before = full_dump(&desk);
     let files = names_in(path.parent().expect("a folder"));
     let mut phases = Vec::new();
@@ -342,11 +361,15 @@ fn cancelled_snapshots_and_restores_leave_nothing_and_change_nothing() {
 fn a_transfer_goes_on_where_it_stopped() {
     let folder = Folder::new();
     let desk = file(&folder.file("a.db"), 0xa, TODOS, &["todos"]);
-    exec(&desk, "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 40000) INSERT INTO todos SELECT hex(randomblob(16)), i, 0 FROM n");
+    exec(
+        &desk,
+        "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 40000) INSERT INTO todos SELECT hex(randomblob(16)), i, 0 FROM n",
+    );
     let snapshot = desk.snapshot().expect("a snapshot");
     let (target, chunks) = (folder.file("b.db"), snapshot.manifest().chunks());
     assert!(chunks >= 8, "{chunks} chunks");
-    let begin = || SnapshotReceiver::begin(partial_path(&target), snapshot.manifest().clone()).expect("a file");
+    let begin =
+        || SnapshotReceiver::begin(partial_path(&target), snapshot.manifest().clone()).expect("a file");
     let mut receiver = begin();
     for index in [0, 2, 3, chunks - 1] {
         receiver.put(index, &snapshot.chunk(index).expect("a chunk")).expect("a sound chunk");
@@ -378,7 +401,10 @@ fn a_transfer_goes_on_where_it_stopped() {
 fn damaged_chunks_are_refused_and_leave_the_rest() {
     let folder = Folder::new();
     let desk = file(&folder.file("a.db"), 0xa, TODOS, &["todos"]);
-    exec(&desk, "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 20000) INSERT INTO todos SELECT hex(randomblob(16)), i, 0 FROM n");
+    exec(
+        &desk,
+        "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 20000) INSERT INTO todos SELECT hex(randomblob(16)), i, 0 FROM n",
+    );
     let snapshot = desk.snapshot().expect("a snapshot");
     let target = folder.file("b.db");
     let mut receiver =
@@ -409,7 +435,8 @@ fn damaged_chunks_are_refused_and_leave_the_rest() {
         // A bit that zstd does not look at changes nothing of what comes out.
         if outcome.is_ok() {
             assert!(receiver.has(0), "it has the right hash");
-            receiver = SnapshotReceiver::begin(folder.file("again"), snapshot.manifest().clone()).expect("a file");
+            receiver =
+                SnapshotReceiver::begin(folder.file("again"), snapshot.manifest().clone()).expect("a file");
         } else {
             assert!(matches!(outcome, Err(RestoreError::ChunkDamaged { index: 0 })), "{outcome:?}");
         }
@@ -423,7 +450,10 @@ fn damaged_chunks_are_refused_and_leave_the_rest() {
 fn streams_are_read_as_they_were_written_and_refused_when_cut() {
     let folder = Folder::new();
     let desk = file(&folder.file("a.db"), 0xa, TODOS, &["todos"]);
-    exec(&desk, "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 9000) INSERT INTO todos SELECT hex(randomblob(16)), i, 0 FROM n");
+    exec(
+        &desk,
+        "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 9000) INSERT INTO todos SELECT hex(randomblob(16)), i, 0 FROM n",
+    );
     let snapshot = desk.snapshot().expect("a snapshot");
     let mut bytes = Vec::new();
     snapshot.write_to(&mut bytes).expect("a Vec takes everything");
@@ -453,7 +483,10 @@ fn streams_are_read_as_they_were_written_and_refused_when_cut() {
     huge[manifest_len..manifest_len + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     let mut reader = SnapshotReader::new(&huge[..]).expect("the manifest is good");
     let outcome = reader.next_chunk();
-    assert!(matches!(outcome, Err(StreamError::ChunkTooLarge { index: 0, declared: u32::MAX })), "{outcome:?}");
+    assert!(
+        matches!(outcome, Err(StreamError::ChunkTooLarge { index: 0, declared: u32::MAX })),
+        "{outcome:?}"
+    );
 }
 
 #[test]
@@ -485,7 +518,9 @@ fn nothing_is_written_over_and_no_site_is_there_twice() {
     let ids: Vec<_> = ["x.db", "y.db"]
         .map(|name| {
             let path = folder.file(name);
-            image(&snapshot, &path, &OpenOptions::new()).install(&path, &OpenOptions::new()).expect("a replica")
+            image(&snapshot, &path, &OpenOptions::new())
+                .install(&path, &OpenOptions::new())
+                .expect("a replica")
         })
         .iter()
         .map(Store::site_id)
@@ -496,7 +531,12 @@ fn nothing_is_written_over_and_no_site_is_there_twice() {
 #[test]
 fn a_merge_needs_the_tables_of_the_snapshot_and_takes_all_or_nothing() {
     let folder = Folder::new();
-    let desk = file(&folder.file("a.db"), 0xa, &format!("{TODOS}; CREATE TABLE more(id PRIMARY KEY NOT NULL, x)"), &["todos", "more"]);
+    let desk = file(
+        &folder.file("a.db"),
+        0xa,
+        &format!("{TODOS}; CREATE TABLE more(id PRIMARY KEY NOT NULL, x)"),
+        &["todos", "more"],
+    );
     exec(&desk, "INSERT INTO todos VALUES ('a', 1, 0); INSERT INTO more VALUES (1, 1)");
     let mut phone = file(&folder.file("b.db"), 0xb, TODOS, &["todos"]);
     exec(&phone, "INSERT INTO todos VALUES ('b', 1, 0)");

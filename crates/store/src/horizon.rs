@@ -76,7 +76,8 @@ impl Engine {
 }
 
 fn load(db: Db) -> Result<Cut, Error> {
-    let horizon = db.integer("SELECT db_version FROM opor_horizon WHERE id = 1")?.unwrap_or(0).cast_unsigned();
+    let horizon =
+        db.integer("SELECT db_version FROM opor_horizon WHERE id = 1")?.unwrap_or(0).cast_unsigned();
     let mut stmt = db.prepare("SELECT table_id, cl FROM opor_cut")?;
     let mut rows = stmt.start();
     let mut lengths = FxHashMap::default();
@@ -95,7 +96,8 @@ pub(crate) fn create(db: Db) -> Result<(), Error> {
 pub(crate) fn advance(db: Db, horizon: u64) -> Result<(), Error> {
     db.prepare("UPDATE opor_horizon SET db_version = max(db_version, ?)")?.run(&[horizon.cast_signed()])?;
     db.exec("INSERT INTO opor_epoch(epoch) SELECT epoch FROM opor_meta WHERE id = 1")?;
-    db.prepare("DELETE FROM opor_epoch WHERE id <= (SELECT max(id) FROM opor_epoch) - ?")?.run(&[EPOCHS_MAX])?;
+    db.prepare("DELETE FROM opor_epoch WHERE id <= (SELECT max(id) FROM opor_epoch) - ?")?
+        .run(&[EPOCHS_MAX])?;
     meta::new_epoch(db)
 }
 

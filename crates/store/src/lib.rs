@@ -53,7 +53,7 @@ pub use repair::Incident;
 pub use replicate::ReplicateError;
 pub use rusqlite;
 pub use snapshot::{
-    ImageError, Manifest, ManifestError, RestoreError, Snapshot, SnapshotError, SnapshotImage, SnapshotReader,
-    SnapshotReceiver, SnapshotTable, StreamError, partial_path,
+    ImageError, Manifest, ManifestError, RestoreError, Snapshot, SnapshotError, SnapshotImage,
+    SnapshotReader, SnapshotReceiver, SnapshotTable, StreamError, partial_path,
 };
 pub use store::{OpenError, Store, StoreError};

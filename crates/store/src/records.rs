@@ -150,7 +150,8 @@ pub(crate) fn edit_chunks<E: From<Error>>(
 pub(crate) fn count(db: Db, tables: impl Iterator<Item = u32>) -> Result<u64, Error> {
     let one = |sql: String| Ok(db.integer(&sql)?.unwrap_or(0).cast_unsigned());
     let tombs: Result<u64, Error> = one("SELECT count(*) FROM opor_tombstone".to_owned());
-    tables.map(|table| one(format!("SELECT count(*) FROM opor_clock_{table}"))).sum::<Result<u64, Error>>().and_then(
-        |blocks| Ok(blocks + tombs?),
-    )
+    tables
+        .map(|table| one(format!("SELECT count(*) FROM opor_clock_{table}")))
+        .sum::<Result<u64, Error>>()
+        .and_then(|blocks| Ok(blocks + tombs?))
 }

@@ -176,7 +176,8 @@ impl Replay<'_> {
                 }
                 let anchor =
                     self.numbering.seq.cast_signed() - i64::from(stride) * i64::from(rows.trailing_zeros());
-                let group = Group { rows, cols: table.all.clone(), cv, dv, shown_dv: dv, anchor, stride, site: 0 };
+                let group =
+                    Group { rows, cols: table.all.clone(), cv, dv, shown_dv: dv, anchor, stride, site: 0 };
                 if sentinel {
                     block.put_new(Group { cols: ColSet::sentinel(), cv: cl, ..group.clone() });
                 }

@@ -27,7 +27,8 @@ impl Engine {
     /// The next rows of a table after one.
     pub(crate) fn rows_after(&self, table: &Table, after: Option<&RowPlace>) -> Result<Vec<RowPlace>, Error> {
         let (name, list) = (table.sql_name(), table.key_list());
-        let (what, order) = if table.keyed { ("0", list.as_str()) } else { (table.rowid_name, table.rowid_name) };
+        let (what, order) =
+            if table.keyed { ("0", list.as_str()) } else { (table.rowid_name, table.rowid_name) };
         let condition = match after {
             None => String::new(),
             Some(_) if table.keyed => {

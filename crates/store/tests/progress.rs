@@ -72,7 +72,9 @@ fn an_upgrade_in_pieces_gives_the_clocks_that_one_piece_would() {
         assert_eq!((seen[0].done, seen[seen.len() - 1].done), (0, rows));
 
         // The numbering is that of rows inserted one after the other, in one commit.
-        expected.execute_batch(&format!("CREATE TABLE t(id INTEGER NOT NULL, a, b, PRIMARY KEY(id)) {tail}")).expect("made");
+        expected
+            .execute_batch(&format!("CREATE TABLE t(id INTEGER NOT NULL, a, b, PRIMARY KEY(id)) {tail}"))
+            .expect("made");
         let mut expected = expected;
         expected.replicate("t").expect("it replicates");
         expected
@@ -102,7 +104,10 @@ fn a_cancelled_upgrade_leaves_everything_as_before() {
                 calls += 1;
                 if calls > stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
-            assert!(matches!(&outcome, Err(ReplicateError::Cancelled { table }) if table == "t"), "{outcome:?}");
+            assert!(
+                matches!(&outcome, Err(ReplicateError::Cancelled { table }) if table == "t"),
+                "{outcome:?}"
+            );
             assert_eq!(dump(&store), before, "cancelled at call {stop}");
         }
         assert!(store.replicated_tables().expect("read").is_empty());
@@ -152,7 +157,10 @@ fn a_cancelled_merge_leaves_everything_as_before() {
     target.replicate("t").expect("it replicates");
     target.execute("INSERT INTO t VALUES (-1, 'own', 'own')", []).expect("written");
     let (before, log) = (dump(&target), digest(&target));
-    let options = ApplyOptions { cursor: Some((source.site_id(), opor_store::Cursor::start())), ..ApplyOptions::default() };
+    let options = ApplyOptions {
+        cursor: Some((source.site_id(), opor_store::Cursor::start())),
+        ..ApplyOptions::default()
+    };
     for stop in [0, 1, 60] {
         let mut calls = 0;
         let outcome = target.apply_watched(&changes, &options, &mut |progress| {
@@ -171,6 +179,7 @@ fn a_cancelled_merge_leaves_everything_as_before() {
     assert!(matches!(outcome, Err(ApplyError::Cancelled)), "{outcome:?}");
     target.execute_batch("COMMIT").expect("committed");
     assert_eq!(digest(&target).0, 4);
-    let report = target.apply_watched(&changes, &options, &mut |_| ControlFlow::Continue(())).expect("merged");
+    let report =
+        target.apply_watched(&changes, &options, &mut |_| ControlFlow::Continue(())).expect("merged");
     assert_eq!(report.rows_inserted as u64, ROWS - ROWS / 1000);
 }

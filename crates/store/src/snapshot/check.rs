@@ -98,7 +98,8 @@ pub(crate) fn check(
             let key = if table.keyed { stored.key.as_deref() } else { None };
             let keyed = table.keyed == stored.key.is_some() && key.is_none_or(|key| is_key(table, key));
             let dead = stored.block.dead() == 0 || table.rowid_is_key;
-            let sound = keyed && dead && stored.block.groups.iter().all(|group| is_sound(group, newest, &sites));
+            let sound =
+                keyed && dead && stored.block.groups.iter().all(|group| is_sound(group, newest, &sites));
             if !sound {
                 return Err(bad());
             }
@@ -108,7 +109,8 @@ pub(crate) fn check(
     }
     records::each_chunk(engine.db, |chunk| {
         reporter.add(1)?;
-        let table = catalog.table_by_id(chunk.table).ok_or(ImageError::Foreign("a tombstone has no table"))?;
+        let table =
+            catalog.table_by_id(chunk.table).ok_or(ImageError::Foreign("a tombstone has no table"))?;
         let sound = |(key, tomb): &(TombKey, Tomb)| {
             is_key(table, &packed(key)) && is_sound_tomb(tomb, newest, &sites)
         };
@@ -140,8 +142,7 @@ fn check_pages(path: &Path) -> Result<(), ImageError> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     conn.execute_batch("PRAGMA cell_size_check = ON").map_err(unsound)?;
-    let verdict: String =
-        conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(unsound)?;
+    let verdict: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(unsound)?;
     if verdict == "ok" { Ok(()) } else { Err(ImageError::Unsound(verdict)) }
 }
 
@@ -172,7 +173,10 @@ fn check_identity(engine: &Engine, manifest: &Manifest) -> Result<FxHashSet<u32>
     if version != manifest.db_version.0 || version > DbVersion::MAX.0 {
         return Err(ImageError::Mismatch("version"));
     }
-    if epoch != manifest.epoch || engine.policy() != manifest.policy || engine.horizon.get() != manifest.horizon {
+    if epoch != manifest.epoch
+        || engine.policy() != manifest.policy
+        || engine.horizon.get() != manifest.horizon
+    {
         return Err(ImageError::Mismatch("epoch, clock or horizon"));
     }
     Ok(sites.into_iter().map(|(ordinal, _)| ordinal).collect())

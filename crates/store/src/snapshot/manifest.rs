@@ -107,7 +107,11 @@ impl Manifest {
     /// When it is too large.
     pub(crate) fn chunk_count(image_bytes: u64) -> Result<u32, ManifestError> {
         if image_bytes > IMAGE_BYTES_MAX {
-            return Err(ManifestError::TooLarge { what: "an image", value: image_bytes, max: IMAGE_BYTES_MAX });
+            return Err(ManifestError::TooLarge {
+                what: "an image",
+                value: image_bytes,
+                max: IMAGE_BYTES_MAX,
+            });
         }
         Ok(image_bytes.div_ceil(CHUNK_BYTES as u64) as u32)
     }

@@ -116,8 +116,7 @@ impl Store {
         reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, RestoreError> {
         let options = ApplyOptions::default();
-        let report =
-            self.engine.apply(changeset, &options, &mut self.merge.borrow_mut(), true, reporter)?;
+        let report = self.engine.apply(changeset, &options, &mut self.merge.borrow_mut(), true, reporter)?;
         self.engine.fold_when_full(STAGED_MAX)?;
         Ok(report)
     }

@@ -48,7 +48,8 @@ pub(crate) fn strip(copy: &Engine, reporter: &mut Reporter<'_>) -> Result<(), Ha
     })?;
     db.exec("COMMIT")?;
     reporter.end()?;
-    let loose = db.integer("SELECT freelist_count * 8 > page_count FROM pragma_freelist_count, pragma_page_count")?;
+    let loose =
+        db.integer("SELECT freelist_count * 8 > page_count FROM pragma_freelist_count, pragma_page_count")?;
     if loose == Some(1) {
         db.exec("VACUUM")?;
     }

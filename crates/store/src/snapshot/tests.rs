@@ -154,7 +154,10 @@ fn an_image_that_is_not_what_its_manifest_says_is_refused() {
 #[test]
 fn an_image_that_no_opor_makes_is_refused() {
     for (sql, what) in [
-        ("INSERT INTO crsql_site_id VALUES (x'09090909090909090909090909090909', 0)", "it has a site of its own"),
+        (
+            "INSERT INTO crsql_site_id VALUES (x'09090909090909090909090909090909', 0)",
+            "it has a site of its own",
+        ),
         ("INSERT INTO opor_cursor(peer) VALUES (x'09090909090909090909090909090909')", "it has cursors"),
         ("INSERT INTO opor_incident VALUES (1, 1, 'a', 'b')", "it has incidents"),
         ("INSERT INTO opor_tail VALUES (9, x'00')", "it has a tail"),
@@ -170,7 +173,10 @@ fn an_image_that_no_opor_makes_is_refused() {
         let forged = forge(sql, as_it_is);
         assert!(matches!(forged, ImageError::Foreign(found) if found == what), "{sql}: {forged:?}");
     }
-    let forged = forge("DROP TABLE opor_meta; CREATE TABLE opor_meta(id, format); INSERT INTO opor_meta VALUES (1, 99)", as_it_is);
+    let forged = forge(
+        "DROP TABLE opor_meta; CREATE TABLE opor_meta(id, format); INSERT INTO opor_meta VALUES (1, 99)",
+        as_it_is,
+    );
     assert!(matches!(forged, ImageError::Open(OpenError::OtherFormat { found: 99, .. })), "{forged:?}");
     // A table of the store's own that is said to replicate would travel, and be written to by peers.
     let forged = forge(
