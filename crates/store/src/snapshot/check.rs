@@ -242,6 +242,6 @@ fn newest_stamp(block: &Block) -> u64 {
 pub(crate) fn reason(error: ImageError, path: &Path) -> super::RestoreError {
     match error {
         ImageError::Cancelled => super::RestoreError::Cancelled,
-        source => super::RestoreError::Image { path: PathBuf::from(path), source },
+        source => super::RestoreError::Image { path: PathBuf::from(path), source: Box::new(source) },
     }
 }

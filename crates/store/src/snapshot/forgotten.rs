@@ -21,7 +21,7 @@ impl Store {
     /// Deletes such rows, or brings them back for everybody, in the open transaction of the merge.
     pub(super) fn follow_forgotten(
         &self,
-        source: &Store,
+        source: &Self,
         image: &SnapshotImage,
         reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, RestoreError> {

@@ -28,7 +28,7 @@ impl From<ApplyError> for RestoreError {
         match error {
             ApplyError::Cancelled => Self::Cancelled,
             ApplyError::Sqlite(error) => Self::Sqlite(error),
-            error => Self::Apply(error),
+            error => Self::Apply(Box::new(error)),
         }
     }
 }
@@ -90,7 +90,7 @@ impl Store {
         })
     }
 
-    fn merge_pieces(&self, source: &Store, reporter: &mut Reporter<'_>) -> Result<ApplyReport, RestoreError> {
+    fn merge_pieces(&self, source: &Self, reporter: &mut Reporter<'_>) -> Result<ApplyReport, RestoreError> {
         let mut total = 0;
         for table in &source.engine.catalog.borrow().tables {
             let rows = source.engine.db.integer(&format!("SELECT count(*) FROM {}", table.sql_name()))?;

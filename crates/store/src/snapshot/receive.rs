@@ -52,7 +52,7 @@ pub enum RestoreError {
         path: PathBuf,
         /// What is wrong with it.
         #[source]
-        source: ImageError,
+        source: Box<ImageError>,
     },
     /// Something is where the new database, or a file that belongs to it, would be.
     #[error("{} exists already", path.display())]
@@ -74,7 +74,7 @@ pub enum RestoreError {
     InTransaction,
     /// A piece of the image was refused.
     #[error("the snapshot was not merged")]
-    Apply(#[source] ApplyError),
+    Apply(#[source] Box<ApplyError>),
     /// Changes could not be read from the image.
     #[error("the image could not be read")]
     Read(#[source] crate::ReadError),

@@ -75,7 +75,7 @@ fn forge(sql: &str, like: impl Fn(Manifest) -> Manifest) -> ImageError {
     let outcome = send(&bytes, &like(snapshot.manifest().clone()), &target);
     assert!(!target.exists(), "nothing is there");
     match outcome {
-        Err(RestoreError::Image { source, .. }) => source,
+        Err(RestoreError::Image { source, .. }) => *source,
         other => panic!("{sql}: {other:?}"),
     }
 }
@@ -100,7 +100,7 @@ fn what_is_no_database_is_refused() {
     let snapshot = source().snapshot().expect("a snapshot");
     let honest = std::fs::read(snapshot.image.path()).expect("the image");
     let refuse = |bytes: &[u8]| match send(bytes, snapshot.manifest(), &folder.file("a.db")) {
-        Err(RestoreError::Image { source, .. }) => source,
+        Err(RestoreError::Image { source, .. }) => *source,
         other => panic!("{other:?}"),
     };
     assert!(matches!(refuse(&[7; 5000]), ImageError::Unsound(_)));
