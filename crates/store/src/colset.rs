@@ -64,6 +64,19 @@ impl ColSet {
         high.iter().enumerate().all(|(i, own)| own & !word(i) == 0)
     }
 
+    /// The only member, when there is just one.
+    pub(crate) fn only(&self) -> Option<u32> {
+        if self.high.is_none() && self.low.is_power_of_two() {
+            return Some(self.low.trailing_zeros());
+        }
+        if self.len() == 1 { self.iter().next() } else { None }
+    }
+
+    pub(crate) fn intersects(&self, other: &Self) -> bool {
+        let high = || self.words().zip(other.words()).any(|(own, other)| own & other != 0);
+        self.low & other.low != 0 || (self.high.is_some() && high())
+    }
+
     /// How many members are below `bit`.
     pub(crate) fn rank(&self, bit: u32) -> u32 {
         let full = (bit / 64) as usize;

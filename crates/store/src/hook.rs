@@ -43,6 +43,14 @@ unsafe extern "C" fn on_prepare(
         // SAFETY: `install` was given an engine that outlives the connection.
         unsafe { &*engine.cast::<Engine>() }.schema_may_move();
     }
+    if action == ffi::SQLITE_PRAGMA && !table.is_null() && !column.is_null() {
+        // SAFETY: `install` was given an engine that outlives the connection; the name is NUL-terminated.
+        let (engine, pragma) = unsafe { (&*engine.cast::<Engine>(), CStr::from_ptr(table)) };
+        let moves = [&b"journal_mode"[..], b"locking_mode"];
+        if moves.iter().any(|name| pragma.to_bytes().eq_ignore_ascii_case(name)) {
+            engine.wal_may_move();
+        }
+    }
     if action == ffi::SQLITE_UPDATE && !table.is_null() && !column.is_null() {
         // SAFETY: `install` was given an engine that outlives the connection; the names are NUL-terminated.
         let (engine, table, column) =

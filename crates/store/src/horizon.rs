@@ -40,12 +40,13 @@ pub(crate) struct Cut {
 impl Engine {
     /// Reads what has been cut, when the file may have changed.
     pub(crate) fn refresh_cut(&self) -> Result<(), Error> {
-        if !self.cut_stale.replace(false) {
+        if !self.cut_stale.get() {
             return Ok(());
         }
         let cut = if self.catalog.borrow().compacted { load(self.db)? } else { Cut::default() };
         self.clocks.borrow_mut().cut_lengths.clone_from(&cut.lengths);
         self.horizon.set(cut.horizon);
+        self.cut_stale.set(false);
         Ok(())
     }
 

@@ -41,6 +41,8 @@ mod tombs;
 mod unpack_vtab;
 mod upgrade;
 mod varint;
+mod wal_index;
+mod whole;
 
 pub use apply::{ApplyError, ApplyOptions, ApplyReport, MergeEvent, MergeEventKind, Side};
 pub use compact::{CompactError, CompactOptions, CompactReport};

@@ -50,6 +50,8 @@ CREATE TABLE opor_cursor(
 pub(crate) struct Meta {
     pub(crate) policy: ClockPolicy,
     pub(crate) db_version: u64,
+    /// Nothing in the clock tables is newer than this.
+    pub(crate) folded: u64,
     pub(crate) hlc: u64,
     pub(crate) epoch: u64,
     pub(crate) hash_seed: u64,
@@ -61,6 +63,7 @@ impl Default for Meta {
         Self {
             policy: ClockPolicy::Lamport,
             db_version: 0,
+            folded: 0,
             hlc: 0,
             epoch: 0,
             hash_seed: 0,
@@ -81,6 +84,7 @@ impl Meta {
         Ok(Self {
             policy: if row.integer(0) == 1 { ClockPolicy::Hlc } else { ClockPolicy::Lamport },
             db_version: row.integer(1).cast_unsigned(),
+            folded: row.integer(1).cast_unsigned(),
             hlc: row.integer(2).cast_unsigned(),
             epoch: row.integer(3).cast_unsigned(),
             hash_seed: row.integer(4).cast_unsigned(),

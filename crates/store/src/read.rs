@@ -112,10 +112,12 @@ impl Engine {
         count: usize,
     ) -> Result<Vec<(Position, Stop)>, Error> {
         let mut stops = Vec::new();
-        for table in &catalog.tables {
-            self.stored_blocks(table, base, from, count, &mut stops)?;
+        if !self.is_layered_since(base) {
+            for table in &catalog.tables {
+                self.stored_blocks(table, base, from, count, &mut stops)?;
+            }
+            self.stored_tombs(base, from, count, &mut stops)?;
         }
-        self.stored_tombs(base, from, count, &mut stops)?;
         self.layered_stops(base, from, &mut stops);
         stops.sort_unstable_by_key(|(at, _)| *at);
         stops.truncate(count);
@@ -153,7 +155,7 @@ impl Engine {
             let max_dv = rows.integer(0).cast_unsigned();
             let block = Block::decode(max_dv, rows.blob(2)).map_err(damaged)?;
             let key = rows.blob(3);
-            let record = Record { block, key: (!key.is_empty()).then(|| key.into()) };
+            let record = Record { block, key: (!key.is_empty()).then(|| key.into()), stored: true };
             let at = Position { dv: max_dv, table: table.id, place: id.1 };
             stops.push((at, Stop::Block(id, record)));
         }
@@ -335,8 +337,10 @@ impl Engine {
         if !self.db.is_autocommit() {
             return run();
         }
+        self.before_snapshot();
         self.read_sql.borrow_mut().transaction(self.db)?[0].run(&[])?;
         let result = run();
+        self.after_snapshot();
         let ended = self.read_sql.borrow_mut().transaction(self.db)?[1].run(&[]);
         if ended.is_err() {
             // Nothing was written, so nothing is lost; but the connection must not stay inside.
@@ -350,8 +354,8 @@ struct TableReader {
     table: Rc<Table>,
     stmt: Stmt,
     index: u32,
-    /// By place in `Table::columns`, the column's index in the changeset.
-    columns: Vec<u32>,
+    /// By place in `Table::columns`, the column's index in the changeset, once it is in there.
+    columns: Vec<Option<u32>>,
     /// By bit, the place in `Table::columns`.
     places: Vec<u32>,
 }
@@ -423,8 +427,6 @@ impl<'e> RowReader<'e> {
             return Ok(reader);
         }
         let index = self.changeset.table_index(&table.name);
-        let columns: Vec<u32> =
-            table.columns.iter().map(|column| self.changeset.column_index(index, &column.name)).collect();
         let widest = table.columns.iter().map(|column| column.bit).max().unwrap_or(0);
         let mut places = vec![u32::MAX; widest as usize + 1];
         for (place, column) in table.columns.iter().enumerate() {
@@ -435,6 +437,7 @@ impl<'e> RowReader<'e> {
             Some((of, stmt)) if Rc::ptr_eq(&of, table) => stmt,
             _ => self.engine.db.prepare(&row_sql(table, "BETWEEN ? AND ?"))?,
         };
+        let columns = vec![None; table.columns.len()];
         Ok(TableReader { table: table.clone(), stmt, index, columns, places })
     }
 
@@ -503,7 +506,9 @@ impl<'e> RowReader<'e> {
                 }
                 let place = places.get(*bit as usize).copied().unwrap_or(u32::MAX);
                 // The column has been dropped since.
-                let Some(column) = columns.get(place as usize) else { continue };
+                let Some(column) = columns.get_mut(place as usize) else { continue };
+                let name = &table.columns[place as usize].name;
+                let column = column.get_or_insert_with(|| self.changeset.column_index(*index, name));
                 let value = rows.value(1 + table.key.len() as i32 + place as i32)?.to_owned();
                 change.cells.push(Cell { column: *column, value, clock });
             }

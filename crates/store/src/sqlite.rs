@@ -28,7 +28,9 @@ impl Db {
             )
         };
         self.check(code)?;
-        Ok(Stmt { raw, db: self })
+        // SAFETY: the statement has just been prepared.
+        let parameters = unsafe { ffi::sqlite3_bind_parameter_count(raw) };
+        Ok(Stmt { raw, db: self, parameters })
     }
 
     /// Runs statements without parameters or results.
@@ -129,6 +131,7 @@ pub(crate) fn failure(message: impl Into<String>) -> Error {
 pub(crate) struct Stmt {
     raw: *mut ffi::sqlite3_stmt,
     db: Db,
+    parameters: c_int,
 }
 
 impl Drop for Stmt {
@@ -162,13 +165,9 @@ pub(crate) struct Run<'s> {
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        // SAFETY: the statement is alive. Parameters may point to memory of the caller, so they are let go of here.
-        unsafe {
-            ffi::sqlite3_reset(self.stmt.raw);
-            if self.bound > 0 {
-                ffi::sqlite3_clear_bindings(self.stmt.raw);
-            }
-        }
+        // SAFETY: the statement is alive. Its parameters may point to memory of the caller, which nothing reads any
+        // more: every run binds all of them before its first step.
+        unsafe { ffi::sqlite3_reset(self.stmt.raw) };
     }
 }
 
@@ -227,6 +226,7 @@ impl<'s> Run<'s> {
 
     /// Steps; `true` when there is a row.
     pub(crate) fn step(&mut self) -> Result<bool, Error> {
+        assert_eq!(self.bound, self.stmt.parameters, "a run binds every parameter before it steps");
         // SAFETY: the statement is alive.
         match unsafe { ffi::sqlite3_step(self.stmt.raw) } {
             ffi::SQLITE_ROW => Ok(true),
