@@ -395,6 +395,9 @@ fn a_cancelled_compaction_stops_between_batches_and_the_next_goes_on() {
     exec(&desk, "COMMIT");
     assert!(state(&desk) == before, "the epoch is as before too");
 
+    // Another connection, which has looked around before.
+    let beside = reopen(&folder.file("a.db"), 0xa);
+    assert!(beside.changes(&Cursor::at(DbVersion(1)), 10).is_ok());
     let mut seen = Vec::new();
     let outcome = desk.compact_watched(&CompactOptions::default(), &mut |progress| {
         seen.push((progress.phase, progress.done, progress.total));
@@ -408,11 +411,12 @@ fn a_cancelled_compaction_stops_between_batches_and_the_next_goes_on() {
     assert_eq!((report.tombstones_left as usize, tombstones(&desk)), (9900 - dropped, 9900 - dropped));
     assert!(seen.iter().all(|(_, done, total)| done <= total), "{seen:?}");
     assert_behind(&desk, Cursor::at(DbVersion(1)));
+    assert_behind(&beside, Cursor::at(DbVersion(1)));
     assert_eq!(lines(&desk, "SELECT count(*) FROM todos"), ["100"]);
     let report = desk.compact().expect("compacted");
     assert_eq!((report.tombstones_dropped as usize, report.tombstones_left), (9900 - dropped, 0));
-    // Other connections find out, and their new rows begin past the lives that were cut.
-    let beside = reopen(&folder.file("a.db"), 0xa);
+    // Its new rows begin past the lives that were cut.
+    assert_eq!(tombstones(&beside), 0);
     exec(&beside, "INSERT INTO todos VALUES ('k200', 'again', 0)");
     let again: Vec<_> = log_lines(&desk).into_iter().filter(|line| line.contains("again")).collect();
     assert_eq!(again, ["todos 'k200' title=again v1 @3 cl3"]);

@@ -165,12 +165,12 @@ impl Engine {
             WallMillis(now.0.saturating_sub(millis))
         });
         let aged = match before {
-            Some(before) => self.newest_stamped_before(before)?,
+            Some(before) => self.newest_stamped_before(before, reporter)?,
             None => 0,
         };
         let plan = self.in_write(|| self.uncaptured(|| self.plan_compaction(now, before, aged)))?;
         let catalog = self.catalog.borrow().clone();
-        let total = records::count(self.db, catalog.tables.iter().map(|table| table.id))?;
+        let total = self.count_records()?;
         reporter.begin(Phase::Survey, total)?;
         let found = self.survey(&plan, reporter)?;
         reporter.end()?;
@@ -335,10 +335,11 @@ impl Engine {
 
     /// The newest version that was certainly committed before a time: its stamp says so, and versions and stamps rise
     /// together. Cells that moved to another key have stamps older than their versions and say nothing.
-    fn newest_stamped_before(&self, before: WallMillis) -> Result<u64, Error> {
+    fn newest_stamped_before(&self, before: WallMillis, reporter: &mut Reporter<'_>) -> Result<u64, Halt> {
         if self.policy() != ClockPolicy::Hlc {
             return Ok(0);
         }
+        reporter.begin(Phase::Survey, self.count_records()?)?;
         let stamp = |cv: u64| Hlc::from_version(ColVersion(cv)).millis();
         let mut newest = 0;
         for table in &self.catalog.borrow().clone().tables {
@@ -351,10 +352,14 @@ impl Engine {
                         && stamp(group.cv) < before
                 });
                 newest = dated.map(|group| group.dv).fold(newest, u64::max);
-                Ok::<_, Error>(())
+                Ok::<_, Halt>(reporter.add(1)?)
             })?;
         }
         Ok(newest)
+    }
+
+    fn count_records(&self) -> Result<u64, Error> {
+        records::count(self.db, self.catalog.borrow().tables.iter().map(|table| table.id))
     }
 }
 
