@@ -4,6 +4,7 @@ mod adversary;
 mod compaction;
 mod convergence;
 mod deviations;
+mod faults;
 mod golden;
 mod histories;
 mod hostile;

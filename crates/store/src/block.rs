@@ -257,6 +257,7 @@ impl Block {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.reserve(self.groups.len() * 16);
         let mut last = Last { dv: self.max_dv, cv: 0 };
         for group in &self.groups {
             encode_group(group, last, out);
@@ -316,7 +317,7 @@ fn encode_group(group: &Group, last: Last, out: &mut Vec<u8>) {
         | flag(group.cv != 1 && group.cv == last.cv, SAME_VERSION)
         | flag(group.shown_dv != group.dv, MOVED)
         | flag(if one { first_seq == 0 } else { natural }, PLAIN_SEQ)
-        | flag(column.map_or(!group.cols.is_narrow(), |column| column >> CELL_COLUMN_BITS != 0), WIDE);
+        | flag(column.map_or(group.cols.narrow().is_none(), |column| column >> CELL_COLUMN_BITS != 0), WIDE);
     out.push(flags);
     if let Some(column) = column {
         let low = column & ((1 << CELL_COLUMN_BITS) - 1);
@@ -346,10 +347,12 @@ fn encode_group(group: &Group, last: Last, out: &mut Vec<u8>) {
 }
 
 fn encode_rows_and_cols(group: &Group, flags: u8, out: &mut Vec<u8>) {
-    if flags & WIDE != 0 {
+    if let Some(low) = group.cols.narrow() {
+        varint::put(low, out);
+    } else {
         varint::put(group.cols.words().count() as u64, out);
+        group.cols.words().for_each(|word| varint::put(word, out));
     }
-    group.cols.words().for_each(|word| varint::put(word, out));
     if flags & ONE_ROW != 0 {
         out.push(group.rows.trailing_zeros() as u8);
     } else if group.rows != u32::MAX {

@@ -75,7 +75,7 @@ impl Layer {
     /// As one record of the tail; `dv` is the version it is filed under.
     pub(crate) fn encode(&self, dv: u64, out: &mut Vec<u8>) {
         varint::put(self.blocks.len() as u64, out);
-        let mut groups = Vec::new();
+        let mut groups = Vec::with_capacity(256);
         for ((table, number), record) in &self.blocks {
             varint::put(u64::from(*table), out);
             varint::put_signed(*number, out);

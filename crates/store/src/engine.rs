@@ -24,7 +24,7 @@ use crate::sqlite::{Db, Stmt, failure};
 use crate::wal_index::{WalHeader, WalIndex};
 
 /// Does nothing, to a table that holds nothing: having touched it is what counts.
-const ENLIST: &str = "DELETE FROM opor_commit_hook";
+const ENLIST: &str = "DELETE FROM opor_commit_hook WHERE 0";
 /// The most commits in the tail: reading it at open, and looking through it in a poll, stays well under a millisecond.
 const TAIL_COMMITS_MAX: usize = 256;
 /// The most bytes in the tail, which holds whole blocks: where they are large a longer tail saves no page.
@@ -237,6 +237,10 @@ impl Engine {
         // This reads something, so that the transaction has its snapshot before the header is looked at.
         let schema_version =
             self.sql.borrow_mut().as_mut().map(EngineSql::read_schema_version).transpose()?;
+        self.refresh_at(schema_version)
+    }
+
+    fn refresh_at(&self, schema_version: Option<i64>) -> Result<(), Error> {
         if !self.stale.get() && self.header_is_seen() {
             return self.refresh_catalog_at(schema_version);
         }
@@ -278,10 +282,14 @@ impl Engine {
 
     /// A read transaction is about to begin: what it sees is at least as new as the header is now.
     pub(crate) fn before_snapshot(&self) {
+        self.find_wal_index();
+        self.header_before.set(self.header());
+    }
+
+    fn find_wal_index(&self) {
         if self.wal_index.get().is_none() {
             self.wal_index.set(Some(WalIndex::of(self.db)));
         }
-        self.header_before.set(self.header());
     }
 
     pub(crate) fn after_snapshot(&self) {
@@ -372,7 +380,7 @@ impl Engine {
         if self.enlisted.get() {
             return Ok(());
         }
-        self.uncaptured(|| {
+        let version = self.uncaptured(|| {
             let mut sql = self.sql.borrow_mut();
             let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
             // SQLite must not prepare this anew by itself: here, in the middle of a write, that would let go of the
@@ -382,11 +390,15 @@ impl Engine {
                 sql.enlist = self.db.prepare(ENLIST)?;
                 sql.enlist_version = version;
             }
-            sql.enlist.run(&[])
+            sql.enlist.run(&[])?;
+            Ok::<_, Error>(version)
         })?;
         self.enlisted.set(true);
+        self.find_wal_index();
         self.header_at_enlist.set(self.header());
-        self.refresh()?;
+        self.refresh_at(Some(version))?;
+        // Nobody else can commit now: what is in memory is what the header tells of.
+        self.seen_header.set(self.header_at_enlist.get());
         self.backfill_renamed()
     }
 
@@ -595,7 +607,7 @@ impl Engine {
             // The tail files one record a version.
             && numbering.used > self.db_version();
         if small {
-            let mut body = Vec::with_capacity(128);
+            let mut body = Vec::with_capacity(512);
             clocks.staged.encode(numbering.used, &mut body);
             let mut sql = self.sql.borrow_mut();
             let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
@@ -667,7 +679,12 @@ impl Engine {
         for change in &catalog.unsaved {
             self.save_column(change)?;
         }
+        let recorded = meta::recorded_tables(self.db)?;
         for table in &catalog.dropped {
+            if let Some((_, name)) = recorded.iter().find(|(id, _)| id == table) {
+                let what = "dropped: it does not replicate any more, and peers keep its rows";
+                meta::record_incident(self.db, self.wall.now().0, name, what)?;
+            }
             meta::forget_table(self.db, *table)?;
             meta::remove_tombs(self.db, *table)?;
             self.clocks.borrow_mut().forget_table(*table);
@@ -716,8 +733,14 @@ impl Engine {
         self.end_transaction();
     }
 
+    /// The open transaction was rolled back, whether it had written anything or not.
+    pub(crate) fn forget_promise(&self) {
+        self.pending.set(0);
+    }
+
     /// `xRollback`: nothing happened.
     pub(crate) fn after_rollback(&self) {
+        self.forget_promise();
         self.clocks.borrow_mut().staged.clear();
         // What was read within the transaction, the schema included, may have been its own.
         self.stale.set(true);

@@ -26,7 +26,14 @@ pub(crate) unsafe fn install(db: Db, engine: *const Engine) {
     unsafe {
         ffi::sqlite3_preupdate_hook(db.0, Some(on_change), context);
         ffi::sqlite3_set_authorizer(db.0, Some(on_prepare), context);
+        ffi::sqlite3_rollback_hook(db.0, Some(on_rollback), context);
     }
+}
+
+/// A transaction that wrote nothing is rolled back without a word to the commit hook.
+unsafe extern "C" fn on_rollback(engine: *mut c_void) {
+    // SAFETY: `install` was given an engine that outlives the connection.
+    unsafe { &*engine.cast::<Engine>() }.forget_promise();
 }
 
 /// Allows everything, and remembers which columns some statement can assign: only those need comparing when a row is

@@ -327,7 +327,7 @@ impl Merger<'_> {
         }
         for (known, cell) in known.iter_mut().zip(&row.cells) {
             if wanted(known, cell) {
-                let value = values.value(cell.column as i32)?;
+                let value = values.value(cell.column as i32);
                 // Equal values need no copy: the incoming one says the same.
                 known.value =
                     Some(if value == cell.value { Same::Incoming } else { Same::Other(value.to_owned()) });

@@ -509,7 +509,7 @@ impl<'e> RowReader<'e> {
                 let Some(column) = columns.get_mut(place as usize) else { continue };
                 let name = &table.columns[place as usize].name;
                 let column = column.get_or_insert_with(|| self.changeset.column_index(*index, name));
-                let value = rows.value(1 + table.key.len() as i32 + place as i32)?.to_owned();
+                let value = rows.value(1 + table.key.len() as i32 + place as i32).to_owned();
                 change.cells.push(Cell { column: *column, value, clock });
             }
             self.changes += change.cells.len() + usize::from(change.sentinel.is_some());
@@ -605,9 +605,7 @@ impl EntryReader {
         }
         let key = read_key(table, &run, 1)?;
         let first = 1 + table.key.len() as i32;
-        let values: Result<Vec<_>, Error> = (0..table.columns.len() as i32)
-            .map(|i| run.value(first + i).map(|value| value.to_owned()))
-            .collect();
-        Ok(Some((key, values?)))
+        let values = (0..table.columns.len() as i32).map(|i| run.value(first + i).to_owned()).collect();
+        Ok(Some((key, values)))
     }
 }

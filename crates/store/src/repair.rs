@@ -32,7 +32,7 @@ type RowClocks = (i64, Vec<(u32, CellClock)>);
 
 impl Engine {
     /// Puts guards back where columns were added since, or where a restore from a dump left none; there it also
-    /// finds out which clocks belong to which rows.
+    /// finds out which clocks belong to which rows. Tables that are gone are forgotten.
     pub(crate) fn mend_guards(&self) -> Result<(), Error> {
         let mut unguarded = Vec::new();
         for (id, recorded) in meta::recorded_tables(self.db)? {
@@ -43,7 +43,7 @@ impl Engine {
                 unguarded.push((id, name, restored));
             }
         }
-        if unguarded.is_empty() {
+        if unguarded.is_empty() && self.catalog.borrow().dropped.is_empty() {
             return Ok(());
         }
         self.in_write(|| {
@@ -55,7 +55,8 @@ impl Engine {
                     self.uncaptured(|| self.match_restored(&table))?;
                 }
             }
-            Ok(())
+            // What is missing now was dropped.
+            self.uncaptured(|| self.save_columns())
         })
     }
 

@@ -412,6 +412,14 @@ impl Replay<'_> {
         let cl = cl.unwrap_or(self.clocks.first_cl(table.id));
         cells.retain(|(bit, _)| *bit != ColSet::SENTINEL);
         cells.iter_mut().for_each(|(_, clock)| clock.dv = dv);
+        // A peer compares the value that moves here with the one it replaces: the newer of the two must be the moved.
+        // Counts of edits stay what cr-sqlite makes of them.
+        for (bit, clock) in cells.iter_mut().filter(|_| self.numbering.stamp.is_some()) {
+            let before = replaced.iter().find(|(of, _)| of == bit).map(|(_, before)| before.cv);
+            if let Some(before) = before.filter(|before| *before >= clock.cv) {
+                *clock = self.numbering.local(self.numbering.next_cv(before, false), clock.seq);
+            }
+        }
         let seq = self.numbering.take_seq();
         cells.push((ColSet::SENTINEL, self.numbering.local(cl, seq)));
         // What the replaced row had and the moved one never got is a change too.

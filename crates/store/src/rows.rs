@@ -100,8 +100,8 @@ impl RowValues {
         if !row.step()? {
             return Ok(None);
         }
-        let values = (0..table.columns.len() as i32).map(|i| row.value(i).map(|value| value.to_owned()));
-        values.collect::<Result<_, _>>().map(Some)
+        let values = (0..table.columns.len() as i32).map(|i| row.value(i).to_owned());
+        Ok(Some(values.collect()))
     }
 }
 

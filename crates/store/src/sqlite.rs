@@ -249,11 +249,16 @@ impl<'s> Run<'s> {
         }
     }
 
-    /// A column's value.
+    /// A column's value as it travels: text that is not UTF-8 goes as a blob of its bytes.
+    pub(crate) fn value(&self, column: c_int) -> ValueRef<'_> {
+        self.key_value(column).unwrap_or_else(|_| ValueRef::Blob(self.blob(column)))
+    }
+
+    /// The value of a key column.
     ///
     /// # Errors
     /// Text that is not UTF-8.
-    pub(crate) fn value(&self, column: c_int) -> Result<ValueRef<'_>, Error> {
+    pub(crate) fn key_value(&self, column: c_int) -> Result<ValueRef<'_>, Error> {
         // SAFETY: the statement is alive; the value lives until the next step or reset, which need `&mut self`.
         unsafe {
             let raw = self.stmt.raw;
@@ -272,7 +277,7 @@ impl<'s> Run<'s> {
     }
 
     pub(crate) fn text(&self, column: c_int) -> Result<&str, Error> {
-        match self.value(column)? {
+        match self.key_value(column)? {
             ValueRef::Text(text) => Ok(text),
             _ => Err(failure("text was expected")),
         }
