@@ -225,6 +225,12 @@ fn what_is_the_senders_own_does_not_travel() {
         );
     }
     exec(&desk, "INSERT INTO todos VALUES ('a', 'buy milk', 0); UPDATE todos SET done = 1");
+    // So much that replicates that what does not is a small part.
+    exec(
+        &desk,
+        "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 12000) \
+         INSERT INTO todos SELECT hex(randomblob(32)), hex(randomblob(16)), 0 FROM n",
+    );
     exec(&desk, "INSERT INTO found(found) VALUES ('rebuild'); ANALYZE");
     let peer = memory(0xb, TODOS, &["todos"]);
     exec(&peer, "INSERT INTO todos VALUES ('b', 'bread', 0)");
@@ -240,6 +246,7 @@ fn what_is_the_senders_own_does_not_travel() {
         assert!(!found, "{needle} is in the image, be it in free space");
     }
     let new = image.install(&target, &options(0xd)).expect("a replica");
+    assert_eq!(lines(&new, "PRAGMA freelist_count"), ["0"], "it is packed");
     assert_eq!(new.peers().expect("read"), [site(0xa)], "cursors of others stay behind");
     assert_eq!(new.acknowledged_by(site(0xb)).expect("read"), DbVersion(0));
     assert_eq!(lines(&new, "SELECT count(*) FROM drafts"), ["0"]);

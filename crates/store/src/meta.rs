@@ -218,16 +218,16 @@ pub(crate) fn virtual_tables(db: Db) -> Result<Vec<(String, String)>, Error> {
     Ok(tables)
 }
 
-/// The distinct texts in a column of one of SQLite's own tables.
-pub(crate) fn distinct(db: Db, table: &str, column: &str) -> Result<Vec<String>, Error> {
-    texts(db, &format!("SELECT DISTINCT {column} FROM main.{table} WHERE typeof({column}) = 'text'"))
+/// The tables that SQLite counts keys of.
+pub(crate) fn counted_tables(db: Db) -> Result<Vec<String>, Error> {
+    texts(db, "SELECT name FROM main.sqlite_sequence WHERE typeof(name) = 'text'")
 }
 
-/// Deletes what one of SQLite's own tables says under a name.
-pub(crate) fn delete_named(db: Db, table: &str, column: &str, name: &str) -> Result<(), Error> {
-    let mut delete = db.prepare(&format!("DELETE FROM main.{table} WHERE {column} = ?"))?;
+/// Has the keys of a table counted from the start.
+pub(crate) fn delete_counter(db: Db, table: &str) -> Result<(), Error> {
+    let mut delete = db.prepare("DELETE FROM main.sqlite_sequence WHERE name = ?")?;
     let mut run = delete.start();
-    run.bind_text(name)?;
+    run.bind_text(table)?;
     run.step()?;
     Ok(())
 }

@@ -32,7 +32,6 @@ const OWN_TABLES: [&str; 10] = [
 /// The copy is a file of its own that is thrown away when this fails.
 pub(crate) fn strip(copy: &Engine, reporter: &mut Reporter<'_>) -> Result<(), Halt> {
     let db = copy.db;
-    // What is deleted leaves zeros behind: rows of local tables must not travel in free space.
     db.exec("PRAGMA secure_delete = ON; PRAGMA synchronous = OFF")?;
     copy.in_write(|| copy.uncaptured(|| copy.fold_now()))?;
     let tables: Vec<u32> = copy.catalog.borrow().tables.iter().map(|table| table.id).collect();
@@ -40,7 +39,7 @@ pub(crate) fn strip(copy: &Engine, reporter: &mut Reporter<'_>) -> Result<(), Ha
     db.set_triggers(false);
     db.set_foreign_keys(false);
     db.exec("BEGIN IMMEDIATE")?;
-    copy.uncaptured(|| -> Result<(), Halt> {
+    let emptied = copy.uncaptured(|| -> Result<bool, Halt> {
         give_up_site(db, &tables, reporter)?;
         db.exec("DELETE FROM opor_cursor; DELETE FROM opor_incident; DELETE FROM crsql_tracked_peers")?;
         horizon::forget_cursors(db)?;
@@ -48,9 +47,9 @@ pub(crate) fn strip(copy: &Engine, reporter: &mut Reporter<'_>) -> Result<(), Ha
     })?;
     db.exec("COMMIT")?;
     reporter.end()?;
-    let loose =
-        db.integer("SELECT freelist_count * 8 > page_count FROM pragma_freelist_count, pragma_page_count")?;
-    if loose == Some(1) {
+    if emptied {
+        // Pages keep copies of what was there, even where SQLite is told to overwrite what it deletes. A file that is
+        // packed anew does not.
         db.exec("VACUUM")?;
     }
     Ok(())
@@ -86,21 +85,31 @@ fn rename_site(block: &mut Block, ordinal: u32) -> bool {
     own
 }
 
-fn empty_local_tables(copy: &Engine) -> Result<(), Error> {
+/// Whether there was something to remove.
+fn empty_local_tables(copy: &Engine) -> Result<bool, Error> {
     let db = copy.db;
     let indexes = drop_virtual_tables(db)?;
+    let mut emptied = !indexes.is_empty();
     for table in meta::ordinary_tables(db)?.iter().filter(|table| !belongs(copy, table)) {
-        db.exec(&format!("DELETE FROM main.{}", quote(table)))?;
+        let name = format!("main.{}", quote(table));
+        emptied |= meta::has_rows(db, &name)?;
+        db.exec(&format!("DELETE FROM {name}"))?;
     }
-    // What ANALYZE found out holds samples of values, and counters tell how many rows there were.
-    for (table, column) in [("sqlite_sequence", "name"), ("sqlite_stat1", "tbl"), ("sqlite_stat4", "tbl")] {
+    // What ANALYZE found out holds samples of values.
+    for table in ["sqlite_stat1", "sqlite_stat4"] {
         if meta::is_table(db, table)? {
-            for other in meta::distinct(db, table, column)?.iter().filter(|other| !belongs(copy, other)) {
-                meta::delete_named(db, table, column, other)?;
-            }
+            emptied = true;
+            db.exec(&format!("DELETE FROM {table}"))?;
         }
     }
-    indexes.iter().try_for_each(|(name, sql)| remake_virtual_table(db, name, sql))
+    // Counters tell how many rows there were.
+    if meta::is_table(db, "sqlite_sequence")? {
+        for table in meta::counted_tables(db)?.iter().filter(|table| !belongs(copy, table)) {
+            meta::delete_counter(db, table)?;
+        }
+    }
+    indexes.iter().try_for_each(|(name, sql)| remake_virtual_table(db, name, sql))?;
+    Ok(emptied)
 }
 
 /// Whether a table replicates or is the store's own.
