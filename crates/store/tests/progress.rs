@@ -108,6 +108,7 @@ fn a_cancelled_upgrade_leaves_everything_as_before() {
                 matches!(&outcome, Err(ReplicateError::Cancelled { table }) if table == "t"),
                 "{outcome:?}"
             );
+            assert_eq!(calls, stop + 1, "it stops at once");
             assert_eq!(dump(&store), before, "cancelled at call {stop}");
         }
         assert!(store.replicated_tables().expect("read").is_empty());
@@ -169,6 +170,7 @@ fn a_cancelled_merge_leaves_everything_as_before() {
             if calls > stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         assert!(matches!(outcome, Err(ApplyError::Cancelled)), "{outcome:?}");
+        assert_eq!(calls, stop + 1, "it stops at once");
         assert_eq!((dump(&target), digest(&target)), (before.clone(), log));
     }
     // Within a transaction it goes on as it was.
