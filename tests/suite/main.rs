@@ -1,6 +1,7 @@
 //! The suite: real SQLite, real files, real processes.
 
 mod adversary;
+mod compaction;
 mod convergence;
 mod deviations;
 mod faults;
@@ -14,6 +15,7 @@ mod replicas;
 mod scenario;
 mod schema_change;
 mod shell;
+mod snapshots;
 mod store;
 mod whole_rows;
 mod writes;

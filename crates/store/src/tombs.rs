@@ -229,6 +229,13 @@ impl Tombs {
     }
 }
 
+/// The body of a chunk, for tombstones in the order of their keys.
+pub(crate) fn encode(max_dv: u64, tombs: &[(TombKey, Tomb)]) -> Vec<u8> {
+    let mut writer = Writer::new(max_dv);
+    tombs.iter().for_each(|(key, tomb)| writer.push(key, tomb));
+    writer.out
+}
+
 /// A tombstone that is written: its table, its key, and `None` when it is taken away.
 type News<'a> = (u32, &'a [u8], Option<Tomb>);
 
