@@ -232,7 +232,17 @@ const UPKEEP: &[Case] = &[
     .own_process()
     .sizes(TO_TENFOLD)
     .sides(LOGS),
-    // Here follow compaction, and P15: a replica from a snapshot, against copying the file.
+    Case::new(
+        ["P15", "bootstrap", "a replica from a snapshot, x copying the file"],
+        Ratio,
+        two(AtMost(2.0)),
+        upkeep::bootstrap,
+    )
+    .sizes(TENFOLD)
+    .sides(&[Side::Plain, Side::Opor])
+    .in_files(),
+    Case::new(["", "compact", "compaction, a tombstone"], Alone(MICROS), two(Open), upkeep::compact)
+        .sides(OPOR),
 ];
 
 /// What no case may exceed.

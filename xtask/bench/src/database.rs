@@ -163,6 +163,11 @@ impl Database {
         std::iter::once(first.to_owned()).chain(others).collect()
     }
 
+    /// The file, of a database that is not in memory.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
     /// The store, on the side that has one.
     pub(crate) const fn store(&self) -> Option<&Store> {
         match &self.kind {
