@@ -239,8 +239,11 @@ pub(crate) fn encode(max_dv: u64, tombs: &[(TombKey, Tomb)]) -> Vec<u8> {
 /// A tombstone that is written: its table, its key, and `None` when it is taken away.
 type News<'a> = (u32, &'a [u8], Option<Tomb>);
 
+/// A tombstone that stays, or is new.
+type Kept<'a> = (Cow<'a, [u8]>, Tomb);
+
 /// What a chunk holds once `news` are in it.
-fn merge<'a>(chunk: Option<&Chunk>, news: &[News<'a>]) -> Result<Vec<(Cow<'a, [u8]>, Tomb)>, DamagedRecord> {
+fn merge<'a>(chunk: Option<&Chunk>, news: &[News<'a>]) -> Result<Vec<Kept<'a>>, DamagedRecord> {
     let mut merged = Vec::with_capacity(news.len() + CHUNK_MAX);
     let mut news = news.iter().peekable();
     if let Some(chunk) = chunk {
