@@ -70,6 +70,7 @@ macro_rules! __with_cases {
             a_dial_is_an_accept
             listener_survives_a_failed_handshake
             a_stalled_handshake_stops_no_other
+            a_rule_breaker_ends_its_own_link
             a_dropped_listener_stops_listening
             links_outlive_their_endpoints
             links_end_alone

@@ -36,8 +36,9 @@ pub trait Fixture: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Somebody who reaches the listener at that address and does not complete the handshake, in this manner. It is there
-    /// when this returns: whoever dials afterwards comes after it. Nobody accepts meanwhile. `None` means that the transport has no handshake that could fail; the case then gives up ordinary dials.
+    /// Somebody who reaches the listener at that address and behaves in this manner. It is there when this returns: whoever
+    /// dials afterwards comes after it. Nobody accepts meanwhile. `None` means that nobody can: the transport
+    /// has no handshake, or no bytes that could be wrong. Cases about handshakes then give up ordinary dials.
     ///
     /// # Errors
     /// Whatever stands in the way.
@@ -87,7 +88,7 @@ impl Endpoint {
     }
 }
 
-/// How a stranger fails the handshake.
+/// How a stranger behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {
     /// Connects and goes away in the middle of it.
@@ -96,6 +97,8 @@ pub enum Manner {
     Babbles,
     /// Says nothing, and stays.
     Stalls,
+    /// Completes the handshake, then sends what the rules of the transport forbid, and stays.
+    BreaksRules,
 }
 
 /// A stranger; it stays until dropped.

@@ -143,7 +143,8 @@ impl Sender for UnixSender {
 
 #[derive(Debug)]
 struct UnixReceiver {
-    frames: mpsc::Receiver<Bytes>,
+    given: mpsc::Receiver<Received>,
+    closed: Option<CloseReason>,
     ending: Arc<Ending>,
     /// Dropped with the receiver, which the task notices.
     _alive: oneshot::Sender<()>,
@@ -152,24 +153,28 @@ struct UnixReceiver {
 #[async_trait]
 impl Receiver for UnixReceiver {
     async fn recv(&mut self) -> Result<Received, TransportError> {
-        if let Some(frame) = self.frames.recv().await {
-            return Ok(Received::Frame(frame));
+        if let Some(reason) = &self.closed {
+            return Ok(Received::Closed(reason.clone()));
         }
-        match self.ending.theirs.get() {
-            Some(reason) => Ok(Received::Closed(reason.clone())),
-            None => Err(self.ending.lost.get().cloned().unwrap_or_else(gone)),
+        let Some(received) = self.given.recv().await else {
+            return Err(self.ending.lost.get().cloned().unwrap_or_else(gone));
+        };
+        if let Received::Closed(reason) = &received {
+            self.closed = Some(reason.clone());
         }
+        Ok(received)
     }
 }
 
 fn link(socket: UnixStream, peer: Peer) -> Link {
     let (messages, to_write) = mpsc::channel(QUEUED_MAX);
-    let (given, frames) = mpsc::channel(QUEUED_MAX);
+    let (give, given) = mpsc::channel(QUEUED_MAX);
     let (alive, dropped) = oneshot::channel();
     let ending = Arc::new(Ending::default());
-    tokio::spawn(carry(socket, to_write, given, dropped, ending.clone()));
+    tokio::spawn(carry(socket, to_write, give, dropped, ending.clone()));
     let sender = UnixSender { messages, ending: ending.clone() };
-    Link::new(sender, UnixReceiver { frames, ending, _alive: alive }, LIMITS, peer)
+    let receiver = UnixReceiver { given, closed: None, ending, _alive: alive };
+    Link::new(sender, receiver, LIMITS, peer)
 }
 
 /// How long a link that was closed and dropped here waits for the peer to answer.
@@ -178,39 +183,42 @@ const LINGER: Duration = Duration::from_secs(10);
 /// Reads and writes side by side until both sides have closed, or something goes wrong.
 async fn carry(
     socket: UnixStream,
-    to_write: mpsc::Receiver<Message>,
-    given: mpsc::Sender<Bytes>,
+    mut to_write: mpsc::Receiver<Message>,
+    give: mpsc::Sender<Received>,
     dropped: oneshot::Receiver<()>,
     ending: Arc<Ending>,
 ) {
     let (read_half, write_half) = socket.into_split();
     let peer_closed = Notify::new();
-    let reading = read_all(BufReader::new(read_half), given, &ending, &peer_closed);
-    let writing = write_all(write_half, to_write, &ending, &peer_closed);
+    let reading = read_all(BufReader::new(read_half), &give, &ending, &peer_closed);
+    let writing = write_all(write_half, &mut to_write, &ending, &peer_closed);
     let carrying = async { tokio::try_join!(reading, writing).map(|_| ()) };
     let result = tokio::select! {
         result = carrying => result,
         error = left(dropped, &ending) => Err(error),
     };
     if let Err(error) = result {
-        let _ = ending.lost.set(TransportError::lost("unix").with_source(error));
+        let kind = if error.kind() == ErrorKind::InvalidData { Kind::Incompatible } else { Kind::Lost };
+        let _ = ending.lost.set(TransportError::new(kind, "unix").with_source(error));
     }
+    // Only now: who finds a queue at its end looks up why.
+    drop((give, to_write));
 }
 
-/// Reads until the peer closes.
+/// Reads until the peer closes. Where the receiver has been dropped after a close, nobody misses what is read.
 async fn read_all(
     mut socket: impl AsyncRead + Unpin,
-    given: mpsc::Sender<Bytes>,
+    give: &mpsc::Sender<Received>,
     ending: &Ending,
     peer_closed: &Notify,
 ) -> IoResult<()> {
     loop {
         match read(&mut socket).await? {
-            // Where the receiver has been dropped after a close, nobody misses the frame.
-            Message::Frame(frame) => drop(given.send(frame).await),
+            Message::Frame(frame) => drop(give.send(Received::Frame(frame)).await),
             Message::Close(reason) => {
-                ending.theirs.get_or_init(|| reason);
+                ending.theirs.get_or_init(|| reason.clone());
                 peer_closed.notify_one();
+                drop(give.send(Received::Closed(reason)).await);
                 return Ok(());
             }
         }
@@ -220,7 +228,7 @@ async fn read_all(
 /// Writes what is sent until we close, or until the peer has: then what has been sent so far, and the answer.
 async fn write_all(
     mut socket: impl AsyncWrite + Unpin,
-    mut to_write: mpsc::Receiver<Message>,
+    to_write: &mut mpsc::Receiver<Message>,
     ending: &Ending,
     peer_closed: &Notify,
 ) -> IoResult<()> {
@@ -431,6 +439,10 @@ impl Fixture for UnixSockets {
             }
             Manner::Babbles => socket.write_all(b"GET / HTTP/1.1\r\n\r\n").await?,
             Manner::Stalls => {}
+            Manner::BreaksRules => {
+                greet(&mut socket).await?;
+                socket.write_all(&[FRAME, 0xff, 0xff, 0xff, 0xff]).await?;
+            }
         }
         Ok(Some(Stranger::new(socket)))
     }

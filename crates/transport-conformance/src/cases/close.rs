@@ -110,8 +110,30 @@ pub(crate) async fn close_ends_both_directions(scene: Scene) -> Outcome {
         expect::failed_closed("send after the peer's close was given", result, &reason)?;
         // Nothing of what was refused has been sent.
         expect::closed(&mut *pair.from.receiver, &reason).await?;
+        close_ends_a_waiting_send(&scene, way, &reason).await?;
     }
     Ok(())
+}
+
+async fn close_ends_a_waiting_send(scene: &Scene, way: Way, reason: &CloseReason) -> Outcome {
+    let mut pair = scene.pair(way).await?;
+    let limits = pair.to.limits;
+    let frames = (limits.in_flight_max() / limits.frame_max()) as u32 + 2;
+    let mut flood = Flood::start(pair.to.sender, limits.frame_max(), frames);
+    let sent = flood.until_quiet().await;
+    scene.step(format!("closing {way}, where a send against it waits after {sent} frames"));
+    tokio::try_join!(
+        async { Ok(pair.from.sender.close(reason.clone()).await?) },
+        expect::closed(&mut *pair.to.receiver, reason)
+    )?;
+    let flooded = flood.finish().await?;
+    expect::failed_closed("a send that waited when Closed was given", flooded.outcome, reason)?;
+    scene.step(format!("receiving what was sent before the close {way} was given"));
+    let (given, given_reason) = expect::all(&mut *pair.from.receiver).await?;
+    if given < flooded.sent {
+        breach!("{given} frames were given of {} that were sent before Closed was given", flooded.sent);
+    }
+    expect::same_reason(&given_reason, reason)
 }
 
 pub(crate) async fn closed_stays_closed(scene: Scene) -> Outcome {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::pin::pin;
 
-use opor_transport_traits::{CloseCode, CloseReason, Dialer, TransportErrorKind as Kind};
+use opor_transport_traits::{CloseCode, CloseReason, Dialer, Received, TransportErrorKind as Kind};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -110,6 +110,29 @@ pub(crate) async fn a_stalled_handshake_stops_no_other(scene: Scene) -> Outcome 
     scene.step("dialling where others have stalled in the handshake");
     let (mut dialled, mut accepted) = meet(&mut endpoint).await?;
     exchange(&mut dialled, &mut accepted).await
+}
+
+pub(crate) async fn a_rule_breaker_ends_its_own_link(scene: Scene) -> Outcome {
+    let mut endpoint = scene.endpoint().await?;
+    let (mut one, mut other) = scene.connect(&mut endpoint, Way::FromDialer).await?;
+    // Without wrong bytes there is nobody to break rules, and only the rest can be seen.
+    if let Some(_stranger) = scene.stranger(&endpoint, Manner::BreaksRules).await? {
+        scene.step("receiving from a peer that breaks the rules");
+        let mut end = End::from(endpoint.listener.accept().await?);
+        match end.receiver.recv().await {
+            Err(error) => expect::of_kind(&error, Kind::Incompatible)?,
+            Ok(Received::Frame(frame)) => {
+                breach!("a frame of {} bytes was given that breaks the rules", frame.len())
+            }
+            Ok(Received::Closed(reason)) => {
+                breach!("recv gave Closed, {reason}, where the peer broke the rules")
+            }
+        }
+    }
+    scene.step("using a link where the peer of another broke the rules");
+    exchange(&mut one, &mut other).await?;
+    let (mut one, mut other) = scene.connect(&mut endpoint, Way::FromDialer).await?;
+    exchange(&mut one, &mut other).await
 }
 
 /// A link of the endpoint where `accept` may return others before: for dials that were given up.

@@ -20,7 +20,10 @@ type Result<T = Link, E = TransportError> = std::result::Result<T, E>;
 pub(crate) const TOKEN: &str = "s3cret-t0ken";
 
 /// What a dialer says first.
-const HELLO: Bytes = Bytes::from_static(b"hello");
+pub(crate) const HELLO: Bytes = Bytes::from_static(b"hello");
+
+/// What no transport with this handshake ever sends; a sound one would check.
+pub(crate) const FORBIDDEN: Bytes = Bytes::from_static(b"forbidden");
 
 /// Says that it was refused where nobody was there to refuse it.
 pub(crate) struct SaysRefused(InnerDialer);

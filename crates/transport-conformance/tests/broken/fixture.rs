@@ -177,6 +177,11 @@ impl Fixture for Flawed {
                 Manner::Leaves => drop(sender),
                 Manner::Babbles => sender.send(Bytes::from_static(b"how do you do")).await?,
                 Manner::Stalls => std::future::pending().await,
+                Manner::BreaksRules => {
+                    sender.send(endpoints::HELLO).await?;
+                    sender.send(endpoints::FORBIDDEN).await?;
+                    std::future::pending().await
+                }
             }
             drop(receiver);
             Ok::<_, TransportError>(())

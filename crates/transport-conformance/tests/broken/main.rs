@@ -110,6 +110,9 @@ flaws! {
     shakes_one_hand_at_a_time: Flawed::shakes_hands(endpoints::Handshake::OneByOne) => [
         (a_stalled_handshake_stops_no_other, Hung),
     ];
+    takes_what_it_forbids: Flawed::shakes_hands(endpoints::Handshake::OneByOne) => [
+        (a_rule_breaker_ends_its_own_link, Breach),
+    ];
     is_busy_for_ever_after_a_cancelled_dial: Flawed::dialers(endpoints::Busy::around) => [
         (cancelled_dial_leaves_no_trace, Breach),
     ];
