@@ -17,7 +17,7 @@ use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, copy_bidirectional,
 };
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
@@ -86,8 +86,8 @@ const LIMITS: LinkLimits =
 struct Ending {
     /// We have closed.
     ours: OnceLock<CloseReason>,
-    /// The peer has closed, or has answered.
-    theirs: OnceLock<CloseReason>,
+    /// The peer has closed, or has answered. Tasks wait for it.
+    theirs: watch::Sender<Option<CloseReason>>,
     lost: OnceLock<TransportError>,
 }
 
@@ -97,7 +97,12 @@ impl Ending {
         if let Some(reason) = self.ours.get() {
             return Some(TransportError::closed(reason.clone()));
         }
-        self.lost.get().cloned().or_else(|| self.theirs.get().cloned().map(TransportError::closed))
+        self.lost.get().cloned().or_else(|| self.theirs.borrow().clone().map(TransportError::closed))
+    }
+
+    async fn peer_closed(&self) {
+        // The other end of this channel is `self`, so waiting fails only when nobody waits any more.
+        let _ = self.theirs.subscribe().wait_for(Option::is_some).await;
     }
 }
 
@@ -121,18 +126,25 @@ impl Sender for UnixSender {
         if let Some(error) = self.ending.of_sending() {
             return Err(error);
         }
-        let sent = self.messages.send(Message::Frame(frame)).await;
-        sent.map_err(|_| self.ending.of_sending().unwrap_or_else(gone))
+        let sent = tokio::select! {
+            sent = self.messages.send(Message::Frame(frame)) => sent.is_ok(),
+            () = self.ending.peer_closed() => false,
+        };
+        if sent { Ok(()) } else { Err(self.ending.of_sending().unwrap_or_else(gone)) }
     }
 
     async fn close(&mut self, reason: CloseReason) -> Result<(), TransportError> {
-        if self.ending.of_sending().is_none()
-            && let Ok(place) = self.messages.reserve().await
-        {
-            // Nothing is awaited from here on, so the close is noted and queued, or neither.
-            self.ending.ours.get_or_init(|| reason.clone());
-            place.send(Message::Close(reason));
-            return Ok(());
+        if self.ending.of_sending().is_none() {
+            let place = tokio::select! {
+                place = self.messages.reserve() => place.ok(),
+                () = self.ending.peer_closed() => None,
+            };
+            if let Some(place) = place {
+                // Nothing is awaited here, so the close is noted and queued, or neither.
+                self.ending.ours.get_or_init(|| reason.clone());
+                place.send(Message::Close(reason));
+                return Ok(());
+            }
         }
         match self.ending.of_sending().unwrap_or_else(gone) {
             error if error.kind() == Kind::Closed => Ok(()),
@@ -189,9 +201,8 @@ async fn carry(
     ending: Arc<Ending>,
 ) {
     let (read_half, write_half) = socket.into_split();
-    let peer_closed = Notify::new();
-    let reading = read_all(BufReader::new(read_half), &give, &ending, &peer_closed);
-    let writing = write_all(write_half, &mut to_write, &ending, &peer_closed);
+    let reading = read_all(BufReader::new(read_half), &give, &ending);
+    let writing = write_all(write_half, &mut to_write, &ending);
     let carrying = async { tokio::try_join!(reading, writing).map(|_| ()) };
     let result = tokio::select! {
         result = carrying => result,
@@ -210,14 +221,12 @@ async fn read_all(
     mut socket: impl AsyncRead + Unpin,
     give: &mpsc::Sender<Received>,
     ending: &Ending,
-    peer_closed: &Notify,
 ) -> IoResult<()> {
     loop {
         match read(&mut socket).await? {
             Message::Frame(frame) => drop(give.send(Received::Frame(frame)).await),
             Message::Close(reason) => {
-                ending.theirs.get_or_init(|| reason.clone());
-                peer_closed.notify_one();
+                ending.theirs.send_replace(Some(reason.clone()));
                 drop(give.send(Received::Closed(reason)).await);
                 return Ok(());
             }
@@ -230,24 +239,24 @@ async fn write_all(
     mut socket: impl AsyncWrite + Unpin,
     to_write: &mut mpsc::Receiver<Message>,
     ending: &Ending,
-    peer_closed: &Notify,
 ) -> IoResult<()> {
     loop {
         let message = tokio::select! {
             message = to_write.recv() => message,
-            () = peer_closed.notified() => {
+            () = ending.peer_closed(), if !to_write.is_closed() => {
                 to_write.close();
                 continue;
             }
         };
-        match (message, ending.theirs.get()) {
+        let theirs = ending.theirs.borrow().clone();
+        match (message, theirs) {
             (Some(message), _) => {
                 write(&mut socket, &message).await?;
                 if let Message::Close(_) = message {
                     return Ok(());
                 }
             }
-            (None, Some(reason)) => return write(&mut socket, &Message::Close(reason.clone())).await,
+            (None, Some(reason)) => return write(&mut socket, &Message::Close(reason)).await,
             (None, None) => return Err(Error::other("the sender was dropped")),
         }
     }
@@ -256,7 +265,7 @@ async fn write_all(
 /// Waits until the receiver is dropped where that is a loss; after a close it waits for the peer, but not for ever.
 async fn left(dropped: oneshot::Receiver<()>, ending: &Ending) -> Error {
     let _ = dropped.await;
-    if ending.ours.get().is_none() && ending.theirs.get().is_none() {
+    if ending.ours.get().is_none() && ending.theirs.borrow().is_none() {
         return Error::other("the receiver was dropped");
     }
     let _ = timeout(LINGER, pending::<()>()).await;
