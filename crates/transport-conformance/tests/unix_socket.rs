@@ -59,8 +59,10 @@ async fn read(socket: &mut (impl AsyncRead + Unpin)) -> IoResult<Message> {
     if len > max {
         return Err(Error::new(ErrorKind::InvalidData, format!("a message of {len} bytes")));
     }
-    let mut body = vec![0; len];
-    socket.read_exact(&mut body).await?;
+    let mut body = Vec::new();
+    if socket.take(len as u64).read_to_end(&mut body).await? < len {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
     match (tag, &*body) {
         (FRAME, _) => Ok(Message::Frame(body.into())),
         (CLOSE, [low, high, text @ ..]) => {

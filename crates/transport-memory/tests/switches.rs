@@ -8,7 +8,7 @@ use opor_transport_memory::{MemoryListener, MemoryNetwork};
 use opor_transport_traits::{
     Bytes, Dialer, Link, Listener, Received, Receiver, Sender, TransportError, TransportErrorKind as Kind,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// What a future brings when it is polled once; `None` when it waits.
 async fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
@@ -18,6 +18,14 @@ async fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
         Poll::Pending => Poll::Ready(None),
     })
     .await
+}
+
+/// Longer than anything here takes, in real time or in virtual.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a future brings, or a failed test where it hangs.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("it comes to an end")
 }
 
 async fn connect(network: &MemoryNetwork, from: &str, listener: &mut MemoryListener) -> (Link, Link) {
@@ -71,9 +79,9 @@ async fn frames_take_their_time_and_keep_their_order() {
     sender.send(frame("fast")).await.unwrap();
     assert_eq!(start.elapsed(), Duration::ZERO, "sending does not wait");
 
-    assert_eq!(receiver.recv().await.unwrap(), Received::Frame(frame("slow")));
+    assert_eq!(soon(receiver.recv()).await.unwrap(), Received::Frame(frame("slow")));
     assert_eq!(start.elapsed(), Duration::from_secs(5));
-    assert_eq!(receiver.recv().await.unwrap(), Received::Frame(frame("fast")));
+    assert_eq!(soon(receiver.recv()).await.unwrap(), Received::Frame(frame("fast")));
     assert_eq!(start.elapsed(), Duration::from_secs(5), "it arrived behind the slow one");
 
     let (_phone, _hub) = connect(&network, "phone", &mut listener).await;
@@ -87,9 +95,9 @@ async fn a_cut_does_not_wait_for_what_is_under_way() {
     let (phone, hub) = connect(&network, "phone", &mut listener).await;
     let ((mut sender, _back), (_forth, mut receiver)) = (phone.split(), hub.split());
     let start = Instant::now();
-    network.set_latency(Duration::from_secs(3600));
+    network.set_latency(Duration::from_secs(20));
     sender.send(frame("never")).await.unwrap();
-    let waiting = tokio::spawn(async move { receiver.recv().await });
+    let waiting = tokio::spawn(async move { soon(receiver.recv()).await });
     tokio::task::yield_now().await;
     network.cut("hub", "phone");
     check(waiting.await.unwrap(), Kind::Lost, "link is lost: memory: the wire was cut");
@@ -110,12 +118,12 @@ async fn a_partition_stalls_and_heals_without_loss() {
     phone.send(frame("during")).await.unwrap();
     assert!(at_once(from_phone.recv()).await.is_none(), "nothing arrives, and nobody is told");
     tablet.send(frame("beside")).await.unwrap();
-    assert_eq!(from_tablet.recv().await.unwrap(), Received::Frame(frame("beside")));
+    assert_eq!(soon(from_tablet.recv()).await.unwrap(), Received::Frame(frame("beside")));
     let dialer = network.dialer("phone", "hub");
     check(dialer.dial().await, Kind::Unreachable, "nobody answers: memory:hub");
 
     let waiting = tokio::spawn(async move {
-        let both = (from_phone.recv().await.unwrap(), from_phone.recv().await.unwrap());
+        let both = (soon(from_phone.recv()).await.unwrap(), soon(from_phone.recv()).await.unwrap());
         (both, from_phone)
     });
     tokio::task::yield_now().await;
@@ -135,12 +143,12 @@ async fn a_cut_reaches_the_links_of_two_names_only() {
     network.cut("phone", "hub");
     let lost = "link is lost: memory: the wire was cut";
     for mut half in [phone.split(), hub.split()] {
-        check(half.1.recv().await, Kind::Lost, lost);
+        check(soon(half.1.recv()).await, Kind::Lost, lost);
         check(half.0.send(frame("late")).await, Kind::Lost, lost);
     }
     let ((mut tablet, _back), (_forth, mut from_tablet)) = (tablet.split(), other_hub.split());
     tablet.send(frame("alive")).await.unwrap();
-    assert_eq!(from_tablet.recv().await.unwrap(), Received::Frame(frame("alive")));
+    assert_eq!(soon(from_tablet.recv()).await.unwrap(), Received::Frame(frame("alive")));
     network.heal("phone", "hub");
     let (_phone, _hub) = connect(&network, "phone", &mut listener).await;
 }
@@ -158,7 +166,7 @@ async fn carried(seed: u64) -> Vec<u32> {
         let mut count = 0;
         counts.push(loop {
             sender.send(frame("perhaps")).await.expect("a send that breaks the link cannot know it");
-            match receiver.recv().await {
+            match soon(receiver.recv()).await {
                 Ok(received) => assert_eq!(received, Received::Frame(frame("perhaps"))),
                 Err(error) => {
                     assert_eq!(error.to_string(), "link is lost: memory: the link broke under a frame");
@@ -173,7 +181,10 @@ async fn carried(seed: u64) -> Vec<u32> {
     let ((mut sender, _back), (_forth, mut receiver)) = (phone.split(), hub.split());
     for _ in 0..200 {
         sender.send(frame("surely")).await.expect("links no longer break");
-        assert_eq!(receiver.recv().await.expect("links no longer break"), Received::Frame(frame("surely")));
+        assert_eq!(
+            soon(receiver.recv()).await.expect("links no longer break"),
+            Received::Frame(frame("surely"))
+        );
     }
     counts
 }
@@ -211,5 +222,5 @@ async fn halves_can_be_put_together_anew() {
     let (mut sender, _receiver) = Link::new(sender, receiver, limits, peer).split();
     sender.send(frame("through")).await.unwrap();
     let (_hub, mut from_phone) = hub.split();
-    assert_eq!(from_phone.recv().await.unwrap(), Received::Frame(frame("through")));
+    assert_eq!(soon(from_phone.recv()).await.unwrap(), Received::Frame(frame("through")));
 }

@@ -12,8 +12,10 @@ const LARGE: usize = LinkLimits::FRAME_MAX_LEAST;
 
 pub(crate) async fn sends_wait_for_a_slow_receiver(scene: Scene) -> Outcome {
     for way in Way::BOTH {
-        for len in [LARGE, 0] {
+        // By bytes, by frames, and between: a bound on one of them alone is none.
+        for len in [None, Some(LARGE), Some(0)] {
             let pair = scene.pair(way).await?;
+            let len = len.unwrap_or(pair.from.limits.frame_max());
             scene.step(format!("sending frames of {len} bytes that nobody receives, {way}"));
             let most = pair.from.limits.in_flight_max();
             let cost = LinkLimits::cost(len);

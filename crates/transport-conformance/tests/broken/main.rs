@@ -47,6 +47,7 @@ flaws! {
     loses_the_link_on_oversize: Flawed::senders(senders::OversizeEnds::around) => [(oversize_is_refused, Breach)];
     keeps_a_frame_until_the_next: Flawed::senders(senders::HoldsBack::around) => [(frames_leave_unasked, Hung)];
     has_no_bound: Flawed::senders(senders::Unbounded::around) => [(sends_wait_for_a_slow_receiver, Breach)];
+    bounds_bytes_but_not_frames: Flawed::links(shared::counts_bytes) => [(sends_wait_for_a_slow_receiver, Breach)];
     drops_what_finds_no_room: Flawed::senders(senders::DropsNewest::around) => [(waiting_sends_go_on, Breach)];
     sends_a_frame_in_two_calls: Flawed::links(shared::in_parts) => [(cancelled_send_is_whole_or_nothing, Breach)];
     notes_a_close_before_it_is_done: Flawed::senders(senders::ClosesOnce::around) => [
@@ -135,6 +136,14 @@ fn every_case_has_caught_something() {
     let caught: BTreeSet<_> = CAUGHT.iter().flat_map(|(_, caught)| *caught).map(|(case, _)| *case).collect();
     let never: Vec<_> = CASES.iter().map(|case| case.name()).filter(|name| !caught.contains(name)).collect();
     assert_eq!(never, Vec::<&str>::new(), "nothing here fails these cases");
+}
+
+/// By how it fails: with small frames, which have more to count than their bytes.
+#[test]
+fn empty_frames_count_against_the_bound() {
+    let case = CASES.iter().find(|case| case.name() == "sends_wait_for_a_slow_receiver").unwrap();
+    let failure = check(case, Flawed::links(shared::counts_bytes)).unwrap_err();
+    assert!(failure.to_string().contains(" frames of 0 bytes were sent that nobody received"), "{failure}");
 }
 
 #[test]

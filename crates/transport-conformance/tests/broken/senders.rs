@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ type Inner = Box<dyn Sender>;
 type Result<T = (), E = TransportError> = std::result::Result<T, E>;
 
 /// What the memory transport takes as one frame.
-const FRAME_MAX: usize = 1024 * 1024;
+pub(crate) const FRAME_MAX: usize = 1024 * 1024;
 
 /// Polls a future once; for where there is nobody to wait.
 fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
@@ -279,6 +280,49 @@ impl Unbounded {
 impl Sender for Unbounded {
     async fn send(&mut self, frame: Bytes) -> Result {
         self.0.send(frame).map_err(|_| TransportError::lost("the task has ended"))
+    }
+
+    async fn close(&mut self, _reason: CloseReason) -> Result {
+        Ok(())
+    }
+}
+
+/// Bounds the bytes on their way, and forgets that a frame of no bytes costs something too.
+pub(crate) struct CountsBytes {
+    queue: mpsc::UnboundedSender<Bytes>,
+    waiting: Arc<AtomicUsize>,
+}
+
+debug!(CountsBytes);
+
+impl CountsBytes {
+    pub(crate) const BYTES_MAX: usize = 2 * FRAME_MAX;
+
+    pub(crate) fn around(mut inner: Inner) -> Inner {
+        let (queue, mut frames) = mpsc::unbounded_channel::<Bytes>();
+        let waiting: Arc<AtomicUsize> = Arc::default();
+        let count = waiting.clone();
+        tokio::spawn(async move {
+            while let Some(frame) = frames.recv().await {
+                let len = frame.len();
+                if inner.send(frame).await.is_err() {
+                    break;
+                }
+                count.fetch_sub(len, Ordering::SeqCst);
+            }
+        });
+        Box::new(Self { queue, waiting })
+    }
+}
+
+#[async_trait]
+impl Sender for CountsBytes {
+    async fn send(&mut self, frame: Bytes) -> Result {
+        while self.waiting.load(Ordering::SeqCst) + frame.len() > Self::BYTES_MAX {
+            yield_now().await;
+        }
+        self.waiting.fetch_add(frame.len(), Ordering::SeqCst);
+        self.queue.send(frame).map_err(|_| TransportError::lost("the task has ended"))
     }
 
     async fn close(&mut self, _reason: CloseReason) -> Result {

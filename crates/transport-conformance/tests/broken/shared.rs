@@ -3,11 +3,12 @@
 use std::sync::{Arc, OnceLock};
 
 use opor_transport_traits::{
-    Bytes, CloseReason, Link, Received, Receiver, Sender, TransportError, async_trait,
+    Bytes, CloseReason, Link, LinkLimits, Received, Receiver, Sender, TransportError, async_trait,
 };
 use tokio::sync::Mutex;
 
 use crate::fixture::{debug, rebuilt};
+use crate::senders::{CountsBytes, FRAME_MAX};
 
 type Result<T, E = TransportError> = std::result::Result<T, E>;
 
@@ -36,6 +37,16 @@ pub(crate) fn writing_stops_reading(link: Link) -> Link {
 /// Every send of every link goes through one gate, which a send that waits keeps shut.
 pub(crate) fn through(link: Link, lock: Arc<Mutex<()>>) -> Link {
     rebuilt(link, |sender, receiver| (Box::new(LockedSender { inner: sender, lock }), receiver))
+}
+
+/// What is on its way is bounded by its bytes, honestly, and by nothing else.
+pub(crate) fn counts_bytes(link: Link) -> Link {
+    let (limits, peer) = (link.limits(), link.peer().clone());
+    // Its own bytes, those of the link within, and what the frames of either cost where they are not tiny.
+    let in_flight_max = CountsBytes::BYTES_MAX + limits.in_flight_max() + FRAME_MAX;
+    let limits = LinkLimits::new(limits.frame_max(), in_flight_max);
+    let (sender, receiver) = link.split();
+    Link::new(CountsBytes::around(sender), receiver, limits, peer)
 }
 
 struct LockedSender {
