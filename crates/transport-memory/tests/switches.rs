@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use opor_transport_memory::{MemoryListener, MemoryNetwork};
 use opor_transport_traits::{
-    Bytes, Dialer, Link, Listener, Received, Receiver, Sender, TransportError, TransportErrorKind as Kind,
+    Bytes, CloseCode, CloseReason, Dialer, Link, Listener, Received, Receiver, Sender, TransportError,
+    TransportErrorKind as Kind,
 };
 use tokio::time::{Instant, timeout};
 
@@ -223,4 +224,19 @@ async fn halves_can_be_put_together_anew() {
     sender.send(frame("through")).await.unwrap();
     let (_hub, mut from_phone) = hub.split();
     assert_eq!(soon(from_phone.recv()).await.unwrap(), Received::Frame(frame("through")));
+}
+
+/// Nothing piles up for an end that has closed and gone.
+#[tokio::test]
+async fn an_end_that_closed_and_left_takes_no_more() {
+    let network = MemoryNetwork::new();
+    let mut listener = network.listen("hub").unwrap();
+    let (phone, hub) = connect(&network, "phone", &mut listener).await;
+    let ((mut phone, phone_receiver), (mut hub, mut from_phone)) = (phone.split(), hub.split());
+    let reason = CloseReason::new(CloseCode::GOING_AWAY);
+    phone.close(reason.clone()).await.unwrap();
+    hub.send(frame("in time")).await.unwrap();
+    drop((phone, phone_receiver));
+    check(hub.send(frame("late")).await, Kind::Closed, "link is closed: going away");
+    assert_eq!(soon(from_phone.recv()).await.unwrap(), Received::Closed(reason));
 }

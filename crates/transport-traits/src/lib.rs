@@ -1,8 +1,9 @@
 //! What carries frames between two replicas, and what whoever uses it may rely on.
 //!
 //! A [`Dialer`] reaches a [`Listener`]; both then hold an end of a [`Link`], which is a [`Sender`] and a [`Receiver`].
-//! Frames are bytes: nothing here knows what they mean. Nothing here needs a runtime either; a transport says which one
-//! it needs.
+//! Frames are bytes: nothing here knows what they mean. They are [`Bytes`], because a hub sends one changeset to many
+//! peers, and then clones a handle; and because that is what libraries for WebSocket, HTTP and NATS take and give. Nothing
+//! here needs a runtime; a transport says which one it needs.
 //!
 //! The [`contract`] is written sentence by sentence. Each sentence is a case of the kit `opor-transport-conformance`,
 //! under the same name.
