@@ -5,9 +5,20 @@ use std::fmt::Write as _;
 
 use opor_transport_traits::TransportError;
 
+use crate::run::FailureKind;
+
 /// What a transport did that the contract forbids, as a sentence.
 #[derive(Debug)]
-pub(crate) struct Breach(pub(crate) String);
+pub(crate) struct Breach {
+    pub(crate) kind: FailureKind,
+    pub(crate) what: String,
+}
+
+impl Breach {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        Self { kind: FailureKind::Breach, what: what.into() }
+    }
+}
 
 /// What a case comes to.
 pub(crate) type Outcome<T = ()> = Result<T, Breach>;
@@ -15,14 +26,15 @@ pub(crate) type Outcome<T = ()> = Result<T, Breach>;
 /// A call failed that should not have.
 impl From<TransportError> for Breach {
     fn from(error: TransportError) -> Self {
-        Self(format!("a call failed: {}", with_causes(&error)))
+        Self::new(format!("a call failed: {}", with_causes(&error)))
     }
 }
 
 /// A task of the case did not end by itself.
 impl From<tokio::task::JoinError> for Breach {
     fn from(error: tokio::task::JoinError) -> Self {
-        Self(format!("a task of the case ended: {error}"))
+        let kind = if error.is_panic() { FailureKind::Panicked } else { FailureKind::Breach };
+        Self { kind, what: format!("a task of the case ended: {error}") }
     }
 }
 
@@ -40,7 +52,7 @@ pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
 /// Returns a breach, with this sentence.
 macro_rules! breach {
     ($($sentence:tt)*) => {
-        return Err($crate::breach::Breach(format!($($sentence)*)))
+        return Err($crate::breach::Breach::new(format!($($sentence)*)))
     };
 }
 pub(crate) use breach;

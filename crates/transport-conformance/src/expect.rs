@@ -112,7 +112,7 @@ pub(crate) fn failed_closed<T>(call: &str, result: Result<T, TransportError>, du
 
 /// The error with which a call failed.
 pub(crate) fn failed<T>(call: &str, result: Result<T, TransportError>) -> Outcome<TransportError> {
-    result.err().ok_or_else(|| Breach(format!("{call} returned Ok where it must fail")))
+    result.err().ok_or_else(|| Breach::new(format!("{call} returned Ok where it must fail")))
 }
 
 /// That an error is of this kind.

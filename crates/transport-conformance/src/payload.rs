@@ -50,17 +50,17 @@ mod tests {
         let frame = numbered(7, 1000);
         assert_eq!(number_of(&frame).unwrap(), 7);
         assert_eq!(
-            number_of(&frame.slice(..999)).unwrap_err().0,
+            number_of(&frame.slice(..999)).unwrap_err().what,
             "a frame of 999 bytes was given that was not sent like this"
         );
         let mut wrong = frame.to_vec();
         wrong[500] ^= 1;
         assert_eq!(
-            number_of(&wrong.into()).unwrap_err().0,
+            number_of(&wrong.into()).unwrap_err().what,
             "a frame of 1000 bytes was given that was not sent like this"
         );
         assert_eq!(
-            number_of(&Bytes::new()).unwrap_err().0,
+            number_of(&Bytes::new()).unwrap_err().what,
             "a frame of 0 bytes was given, but none so short was sent"
         );
     }

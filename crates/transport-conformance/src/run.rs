@@ -35,6 +35,8 @@ pub enum FailureKind {
     Hung,
     /// It panicked.
     Panicked,
+    /// The fixture could not set up what the case needs, so nothing is known of the transport.
+    NotSetUp,
 }
 
 impl Failure {
@@ -55,7 +57,10 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let clause = contract::clauses().find(|clause| clause.name == self.case);
         let text = clause.map_or("", |clause| clause.text);
-        writeln!(f, "the transport breaks its contract in `{}`", self.case)?;
+        match self.kind {
+            FailureKind::NotSetUp => writeln!(f, "the fixture failed in `{}`", self.case)?,
+            _ => writeln!(f, "the transport breaks its contract in `{}`", self.case)?,
+        }
         writeln!(f, "  the contract: {}", text.split_whitespace().collect::<Vec<_>>().join(" "))?;
         writeln!(f, "  the transport: {}", self.what)?;
         write!(f, "  the case was: {}", self.step)
@@ -91,7 +96,7 @@ pub fn check(case: &Case, fixture: impl Fixture) -> Result<(), Failure> {
     });
     let thread = thread.expect("a thread can be started");
     match told.recv_timeout(patience) {
-        Ok(outcome) => outcome.map_err(|breach| failure(FailureKind::Breach, breach.0)),
+        Ok(outcome) => outcome.map_err(|breach| failure(breach.kind, breach.what)),
         Err(RecvTimeoutError::Timeout) => Err(failure(
             FailureKind::Hung,
             format!("nothing more happened, and after {patience:?} it is taken to hang"),

@@ -11,6 +11,7 @@ use crate::breach::{Breach, Outcome, with_causes};
 use crate::expect;
 use crate::fixture::{Cut, Endpoint, Fixture, FixtureError, Manner, Stranger};
 use crate::payload::numbered;
+use crate::run::FailureKind;
 
 /// A fixture at work in one case.
 #[derive(Clone)]
@@ -122,7 +123,7 @@ impl Scene {
 }
 
 fn not_set_up(error: FixtureError) -> Breach {
-    Breach(format!("the fixture could not set it up: {}", with_causes(&*error)))
+    Breach { kind: FailureKind::NotSetUp, what: format!("it could not be set up: {}", with_causes(&*error)) }
 }
 
 /// That a link carries a frame each way.

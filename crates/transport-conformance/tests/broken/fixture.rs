@@ -198,6 +198,22 @@ impl Fixture for Flawed {
     }
 }
 
+/// Cannot set anything up.
+pub(crate) struct Failing;
+
+#[async_trait]
+impl Fixture for Failing {
+    async fn endpoint(&self) -> Result<Endpoint, FixtureError> {
+        let network = MemoryNetwork::new();
+        let _first = network.listen("hub")?;
+        Ok(Endpoint::new(network.listen("hub")?, network.dialer("phone", "hub")))
+    }
+
+    async fn nobody(&self) -> Result<Arc<dyn Dialer>, FixtureError> {
+        Err("nobody is nowhere".into())
+    }
+}
+
 struct ChangingListener {
     inner: Box<dyn Listener>,
     link: ChangeLink,

@@ -159,6 +159,19 @@ fn a_failure_tells_what_the_contract_says_and_what_was_seen() {
     );
 }
 
+#[test]
+fn a_fixture_that_fails_is_not_taken_for_a_breach() {
+    let failure = check(&CASES[0], fixture::Failing).unwrap_err();
+    assert_eq!(failure.kind(), FailureKind::NotSetUp);
+    assert_eq!(
+        failure.to_string(),
+        "the fixture failed in `frames_arrive_in_order`\n  \
+         the contract: Frames are given in the order in which they were sent.\n  \
+         the transport: it could not be set up: transport is not set up right: memory:hub is taken\n  \
+         the case was: setting up"
+    );
+}
+
 /// The wrappers alone, without a flaw, break nothing.
 mod sound {
     use super::fixture::Flawed;
