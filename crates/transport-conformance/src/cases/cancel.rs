@@ -9,7 +9,7 @@ use crate::cases::dial::meet;
 use crate::expect;
 use crate::flood::QUIET;
 use crate::payload::{number_of, numbered};
-use crate::scene::{Scene, Way, exchange, give_up_after};
+use crate::scene::{End, Scene, Way, exchange, give_up_after};
 
 /// Sizes from a few bytes to more than a socket buffer takes at once.
 const LENS: [usize; 5] = [8, 700, 65_536, 20_000, 100];
@@ -161,6 +161,10 @@ pub(crate) async fn cancelled_dial_leaves_no_trace(scene: Scene) -> Outcome {
         if let Ok(Some(Err(error))) = timeout(QUIET, give_up_after(polls, dialer.dial())).await {
             return Err(error.into());
         }
+    }
+    scene.step("accepting links of cancelled dials, which must be lost");
+    while let Ok(link) = timeout(QUIET, endpoint.listener.accept()).await {
+        expect::lost(&mut *End::from(link?).receiver).await?;
     }
     scene.step("dialling after dials were cancelled");
     let (mut dialled, mut accepted) = meet(&mut endpoint).await?;

@@ -51,6 +51,39 @@ pub(crate) async fn dropping_one_half_ends_the_link(scene: Scene) -> Outcome {
                 Err(error) => break expect::of_kind(&error, Kind::Lost)?,
             }
         }
+        halves_of_a_closed_link(&scene, way).await?;
+    }
+    Ok(())
+}
+
+/// That after a close one half can be dropped, and the other still learns how it ended.
+async fn halves_of_a_closed_link(scene: &Scene, way: Way) -> Outcome {
+    let reason = CloseReason::explained(CloseCode::DONE, "one half at a time");
+    let mut pair = scene.pair(way).await?;
+    scene.step(format!("dropping the sender of an end that closed {way}"));
+    let mut sender = pair.from.sender;
+    let closing = async {
+        sender.close(reason.clone()).await?;
+        drop(sender);
+        Ok(())
+    };
+    tokio::try_join!(closing, expect::closed(&mut *pair.to.receiver, &reason))?;
+    drop(pair.to.sender);
+    expect::closed(&mut *pair.from.receiver, &reason).await?;
+    expect::closed(&mut *pair.to.receiver, &reason).await?;
+
+    let mut pair = scene.pair(way).await?;
+    scene.step(format!("dropping the receiver of an end that closed {way}"));
+    let receiver = pair.from.receiver;
+    let closing = async {
+        pair.from.sender.close(reason.clone()).await?;
+        drop(receiver);
+        Ok(())
+    };
+    tokio::try_join!(closing, expect::closed(&mut *pair.to.receiver, &reason))?;
+    drop(pair.to.receiver);
+    for end in [&mut pair.from.sender, &mut pair.to.sender] {
+        expect::failed_closed("send after a close", end.send(numbered(0, LEN)).await, &reason)?;
     }
     Ok(())
 }
