@@ -455,7 +455,7 @@ mod tests {
             let mut writer = Writer::new(50);
             tombs.iter().for_each(|(key, tomb)| writer.push(key, tomb));
             let read = entries(50, &writer.out).expect("it was just written");
-            prop_assert_eq!(read.into_iter().collect::<BTreeMap<_, _>>(), tombs.clone());
+            prop_assert_eq!(&read.into_iter().collect::<BTreeMap<_, _>>(), &tombs);
             for len in 0..writer.out.len() {
                 let cut = entries(50, &writer.out[..len]);
                 prop_assert!(cut.is_err() || cut.is_ok_and(|cut| cut.len() < tombs.len()));
