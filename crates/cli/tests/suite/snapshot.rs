@@ -75,7 +75,7 @@ fn a_restore_that_broke_off_goes_on_and_a_damaged_one_makes_nothing() {
     let partial = format!("{b}.opor-partial");
     assert!(fs::metadata(&partial).expect("what was good is kept").len() > 100_000);
 
-    let mut damaged = bytes.clone();
+    let mut damaged = bytes;
     let last = damaged.len() - 40;
     damaged[last] ^= 1;
     fs::write(&cut, &damaged).expect("a file");
