@@ -1,0 +1,40 @@
+//! The sync session of opor as a state machine without IO: two replicas that exchange what they wrote.
+//!
+//! A [`Session`] is one side of a link. It is fed with frames, with answers of the store and with the time, and says what
+//! to send, to read, to store, and when to wake it. It reads no clock, holds no socket and asks for no randomness, so a
+//! run with the same inputs is the same run. `docs/protocol.md` specifies the messages and their order.
+//!
+//! Both sides run the same machine. Each gives its own log and takes the other's; within a side the two halves
+//! share nothing but the link, and what must not be sent back over it ([`Echoes`]).
+
+mod assembly;
+mod close;
+mod codec;
+mod config;
+mod cursor;
+mod echo;
+mod event;
+mod handshake;
+mod inbound;
+mod liveness;
+mod message;
+mod outbound;
+mod phase;
+mod requests;
+mod session;
+mod time;
+mod violation;
+
+pub use close::{ByeCode, CloseReason, Refusal, Rejection, Timeout};
+pub use codec::{DecodeError, Decoded, decode};
+pub use config::{Config, ConfigError, Role, Timeouts};
+pub use cursor::{Cursor, CursorLength};
+pub use echo::Echoes;
+pub use event::{Ask, Event, Found, Input, Output, RequestId, Wanted, Work};
+pub use message::{
+    Bye, Capabilities, DETAIL_LEN_MAX, DIGEST_LEN_MAX, Digest, FRAME_FLOOR, Hello, Kind, MAJOR, MINOR,
+    Message, Offer, ROOM_LEN_MAX, Resume, SCHEMA_LEN_MAX, TOKEN_LEN_MAX, Token,
+};
+pub use session::Session;
+pub use time::MonoMillis;
+pub use violation::Violation;
