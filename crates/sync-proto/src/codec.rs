@@ -1,6 +1,6 @@
 //! Messages as bytes.
 //!
-//! A frame is a version byte (`major << 4 | minor`), a byte for the kind, and the fields. A number is a varint: LEB128
+//! A frame is a version byte (`major << 4 | minor`), a byte for the kind, a byte that counts frames, and the fields. A number is a varint: LEB128
 //! in its shortest form. A *string* is the varint of its length, and the bytes. `docs/protocol.md` draws every message.
 
 mod decode;
@@ -9,6 +9,7 @@ mod reader;
 
 use crate::message::{Kind, MAJOR};
 
+pub(crate) use decode::count_of;
 pub use decode::{Decoded, decode};
 
 /// The bit of [`Changes`](crate::Message::Changes) that says that nothing committed is missing any more.

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::message::{Capabilities, Hello, MAJOR, Message};
 
 /// What this side says of itself to be let into a room.
-pub(crate) fn hello(config: &Config, room: &str) -> Vec<u8> {
+pub(crate) fn hello(config: &Config, room: &str, count: u8) -> Vec<u8> {
     let hello = Hello {
         newest_major: MAJOR,
         site: config.site,
@@ -16,7 +16,7 @@ pub(crate) fn hello(config: &Config, room: &str) -> Vec<u8> {
         frame_max: config.frame_max as u64,
         item_max: config.item_max as u64,
     };
-    Message::Hello(Box::new(hello)).to_bytes()
+    Message::Hello(Box::new(hello)).to_bytes(count)
 }
 
 /// Whether a peer could be let in, as far as can be told without the driver.
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn a_responder_without_a_room_takes_any() {
         let config = Config::responder(SiteId::from(OWN));
-        let frame = hello(&Config::new(SiteId::from([2; 16]), "todos"), "todos");
+        let frame = hello(&Config::new(SiteId::from([2; 16]), "todos"), "todos", 0);
         let Ok(crate::Decoded::Message(Message::Hello(peer))) = crate::decode(&frame) else {
             panic!("{frame:?}")
         };

@@ -365,13 +365,13 @@ impl Inbound {
     }
 
     /// The next frame: an acknowledgement, or what is asked.
-    pub(crate) fn poll_send(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn poll_send(&mut self, count: u8) -> Option<Vec<u8>> {
         let limit = self.limit();
         if let Some(ask) = self.ask.take() {
             self.limit_told = limit;
             return Some(match ask {
-                Ask::Log(cursor) => Message::Pull { cursor, limit }.to_bytes(),
-                Ask::Snapshot(resume) => Message::Fetch { resume, limit }.to_bytes(),
+                Ask::Log(cursor) => Message::Pull { cursor, limit }.to_bytes(count),
+                Ask::Snapshot(resume) => Message::Fetch { resume, limit }.to_bytes(count),
             });
         }
         if self.items_applied == self.items_told {
@@ -379,7 +379,7 @@ impl Inbound {
         }
         self.items_told = self.items_applied;
         self.limit_told = limit;
-        Some(Message::Ack { items: self.items_applied, limit }.to_bytes())
+        Some(Message::Ack { items: self.items_applied, limit }.to_bytes(count))
     }
 
     /// The next thing to know.

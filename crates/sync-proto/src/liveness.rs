@@ -9,6 +9,9 @@ use crate::violation::Violation;
 /// What is known of the link.
 #[derive(Debug)]
 pub(crate) struct Liveness {
+    /// Frames sent and received, wrapping.
+    sent: u8,
+    received: u8,
     heard: MonoMillis,
     /// When the last ping was due; not before something was heard.
     pinged: MonoMillis,
@@ -24,6 +27,8 @@ pub(crate) struct Liveness {
 impl Liveness {
     pub(crate) const fn new(now: MonoMillis) -> Self {
         Self {
+            sent: 0,
+            received: 0,
             heard: now,
             pinged: now,
             ping_due: false,
@@ -37,6 +42,21 @@ impl Liveness {
     pub(crate) const fn hear(&mut self, now: MonoMillis) {
         self.heard = now;
         self.ping_due = false;
+    }
+
+    /// Checks that a frame is the next one. A transport that loses, repeats or swaps frames is found out here, by the
+    /// next frame, and that is a ping at the latest.
+    pub(crate) const fn receive(&mut self, count: u8) -> Result<(), Violation> {
+        if count != self.received {
+            return Err(Violation::FrameOrder { expected: self.received, count });
+        }
+        self.received = count.wrapping_add(1);
+        Ok(())
+    }
+
+    /// The number of the next frame to send.
+    pub(crate) const fn count(&self) -> u8 {
+        self.sent
     }
 
     /// Only the last of several pings is answered, so that many cost nothing.
@@ -59,22 +79,23 @@ impl Liveness {
 
     pub(crate) const fn send(&mut self, now: MonoMillis) {
         self.unsent_since = Some(now);
+        self.sent = self.sent.wrapping_add(1);
     }
 
     /// # Panics
     /// When no frame was to be sent.
-    pub(crate) const fn sent(&mut self) {
+    pub(crate) const fn taken(&mut self) {
         assert!(self.unsent_since.take().is_some(), "the link takes frames that were to be sent");
     }
 
     /// The next frame that is about the link itself.
     pub(crate) fn poll_send(&mut self) -> Option<Vec<u8>> {
         if let Some(nonce) = self.pong_due.take() {
-            return Some(Message::Pong { nonce }.to_bytes());
+            return Some(Message::Pong { nonce }.to_bytes(self.sent));
         }
         if std::mem::take(&mut self.ping_due) {
             self.pings += 1;
-            return Some(Message::Ping { nonce: self.pings }.to_bytes());
+            return Some(Message::Ping { nonce: self.pings }.to_bytes(self.sent));
         }
         None
     }

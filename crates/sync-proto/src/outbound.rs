@@ -319,26 +319,26 @@ impl Outbound {
     }
 
     /// The next frame.
-    pub(crate) fn poll_send(&mut self, now: MonoMillis) -> Option<Vec<u8>> {
+    pub(crate) fn poll_send(&mut self, count: u8, now: MonoMillis) -> Option<Vec<u8>> {
         match &mut self.source {
             Source::Idle { told: told @ Told::Due { .. } } => {
                 let Told::Due { snapshot } = std::mem::replace(told, Told::Behind) else {
                     unreachable!("it is due")
                 };
-                Some(Message::Behind { snapshot }.to_bytes())
+                Some(Message::Behind { snapshot }.to_bytes(count))
             }
             Source::Snapshot { offer, offered: offered @ false, .. } => {
                 *offered = true;
-                Some(Message::Offer(offer.clone()).to_bytes())
+                Some(Message::Offer(offer.clone()).to_bytes(count))
             }
             Source::Idle { .. } | Source::Log(_) | Source::Opening { .. } | Source::Snapshot { .. } => {
-                self.poll_part(now)
+                self.poll_part(count, now)
             }
         }
     }
 
     /// The next part of the item in hand, if there is credit for it.
-    fn poll_part(&mut self, now: MonoMillis) -> Option<Vec<u8>> {
+    fn poll_part(&mut self, count: u8, now: MonoMillis) -> Option<Vec<u8>> {
         let item = self.item.as_mut()?;
         let end = item.bytes.len().min(item.sent + self.payload_max);
         let payload = &item.bytes[item.sent..end];
@@ -355,7 +355,7 @@ impl Outbound {
                 Message::Chunk { number, len, index: *index, digest: digest.clone(), payload }
             }
         };
-        let frame = message.to_bytes();
+        let frame = message.to_bytes(count);
         self.bytes_sent += payload.len() as u64;
         item.sent = end;
         item.begun = true;

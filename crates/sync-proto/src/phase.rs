@@ -1,7 +1,7 @@
 //! The phases of a session, and what each message means in each of them.
 
 use crate::close::{CloseReason, Refusal};
-use crate::codec::{DecodeError, Decoded, decode};
+use crate::codec::{DecodeError, Decoded, count_of, decode};
 use crate::cursor::Cursor;
 use crate::event::Ask;
 use crate::handshake;
@@ -84,8 +84,13 @@ impl Session {
         }
         self.liveness.hear(self.now);
         match decode(frame) {
-            Ok(Decoded::Message(message)) => self.message(message),
-            Ok(Decoded::Newer { .. }) => Ok(()),
+            // A goodbye is sent past frames that the link did not take.
+            Ok(Decoded::Message(message @ Message::Bye(_))) => self.message(message),
+            Ok(Decoded::Message(message)) => {
+                self.liveness.receive(count_of(frame))?;
+                self.message(message)
+            }
+            Ok(Decoded::Newer { .. }) => Ok(self.liveness.receive(count_of(frame))?),
             Err(DecodeError::Major { major }) if matches!(self.phase, Phase::Greeting) => {
                 Err(Refusal::Version { major }.into())
             }

@@ -76,7 +76,7 @@ impl Session {
         let handled = match input {
             Input::Message(frame) => self.frame(frame),
             Input::Sent => {
-                self.liveness.sent();
+                self.liveness.taken();
                 Ok(())
             }
             Input::Admitted(ask) => self.admitted(ask),
@@ -245,7 +245,7 @@ impl Session {
     fn poll_close(&mut self) -> Option<Output> {
         match std::mem::replace(&mut self.phase, Phase::Closed) {
             Phase::Closing(reason) => {
-                let farewell = reason.farewell().map(|bye| Message::Bye(bye).to_bytes());
+                let farewell = reason.farewell().map(|bye| Message::Bye(bye).to_bytes(self.liveness.count()));
                 Some(Output::Close { reason, farewell })
             }
             _ => None,
@@ -280,6 +280,7 @@ impl Session {
     }
 
     fn next_frame(&mut self) -> Option<Vec<u8>> {
+        let count = self.liveness.count();
         match self.hello {
             OwnHello::Withheld => return None,
             OwnHello::Due => {
@@ -290,17 +291,19 @@ impl Session {
                 };
                 let room = self.config.room.as_ref().or(of_peer).expect("whoever says hello knows a room");
                 self.hello = OwnHello::Said;
-                return Some(handshake::hello(&self.config, room));
+                return Some(handshake::hello(&self.config, room, count));
             }
             OwnHello::Said => {}
         }
         match &mut self.phase {
             Phase::Greeting => None,
             Phase::Admitting { .. } => self.liveness.poll_send(),
-            Phase::Joining { halves } => self.liveness.poll_send().or_else(|| halves.inbound.poll_send()),
+            Phase::Joining { halves } => {
+                self.liveness.poll_send().or_else(|| halves.inbound.poll_send(count))
+            }
             Phase::Open { halves, .. } => {
-                let frame = self.liveness.poll_send().or_else(|| halves.inbound.poll_send());
-                frame.or_else(|| halves.outbound.poll_send(self.now))
+                let frame = self.liveness.poll_send().or_else(|| halves.inbound.poll_send(count));
+                frame.or_else(|| halves.outbound.poll_send(count, self.now))
             }
             Phase::Closing(_) | Phase::Closed => None,
         }

@@ -17,6 +17,14 @@ pub enum Violation {
     /// A frame that is not a message.
     #[error("frame is not a message")]
     Malformed(#[source] DecodeError),
+    /// A frame that is not the next one: lost, repeated or swapped on its way.
+    #[error("frame {count} came, {expected} was due (counted up to 255)")]
+    FrameOrder {
+        /// The number due.
+        expected: u8,
+        /// The number that came.
+        count: u8,
+    },
     /// A message that cannot come now.
     #[error("{kind:?} cannot come {during}")]
     OutOfPhase {

@@ -28,7 +28,7 @@ pub enum Decoded<'a> {
 /// # Errors
 /// See [`DecodeError`].
 pub fn decode(frame: &[u8]) -> Result<Decoded<'_>, DecodeError> {
-    let [version, number, body @ ..] = frame else { return Err(DecodeError::Truncated { kind: None }) };
+    let [version, number, _, body @ ..] = frame else { return Err(DecodeError::Truncated { kind: None }) };
     let (major, minor) = (version >> 4, version & 0xf);
     let newer = minor > MINOR;
     let kind = match (Kind::of(*number), major) {
@@ -53,6 +53,11 @@ fn bye(body: &[u8]) -> Result<Decoded<'_>, DecodeError> {
     let code = ByeCode::of(reader.varint()?);
     let detail = reader.text("detail", DETAIL_LEN_MAX)?;
     Ok(Decoded::Message(Message::Bye(Bye { code, detail })))
+}
+
+/// The number of a frame that could be read.
+pub(crate) fn count_of(frame: &[u8]) -> u8 {
+    frame[2]
 }
 
 fn read<'a>(kind: Kind, reader: &mut Reader<'a>, newer: bool) -> Result<Message<'a>, DecodeError> {

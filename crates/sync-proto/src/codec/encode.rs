@@ -4,10 +4,10 @@ use super::{DONE, SNAPSHOT};
 use crate::message::{Hello, MAJOR, MINOR, Message};
 
 impl Message<'_> {
-    /// The frame.
+    /// The frame, which is the one of this number that its side sends; numbers begin at 0 and wrap.
     #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = vec![MAJOR << 4 | MINOR, self.kind() as u8];
+    pub fn to_bytes(&self, count: u8) -> Vec<u8> {
+        let mut out = vec![MAJOR << 4 | MINOR, self.kind() as u8, count];
         match self {
             Self::Hello(hello) => write_hello(hello, &mut out),
             Self::Bye(bye) => {
