@@ -387,7 +387,10 @@ impl Inbound {
         if std::mem::take(&mut self.caught_up) {
             return Some(Event::CaughtUp);
         }
-        self.behind.take().map(|snapshot| Event::Behind { snapshot })
+        // The driver decides how to go on from what it holds; and a peer that offers and takes back in turns has no more
+        // than one offer waiting here.
+        let is_idle = self.waiting.is_empty() && self.applying.is_none();
+        self.behind.take_if(|_| is_idle).map(|snapshot| Event::Behind { snapshot })
     }
 
     /// Since when the rest of an item is waited for. While something is applied the peer may lack the credit for it.

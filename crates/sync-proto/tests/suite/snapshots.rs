@@ -2,8 +2,8 @@
 
 use opor_core::Value;
 use opor_sync_proto::{
-    Ask, Capabilities, CloseReason, Digest, Event, Found, Hello, Input, Message, Offer, Output, Rejection,
-    Resume, Wanted, Work,
+    Ask, Capabilities, CloseReason, Digest, Event, Found, Hello, Input, Kind, Message, Offer, Output,
+    Rejection, Resume, Violation, Wanted, Work,
 };
 
 use crate::lone::{Lone, changes, config, cursor, hello};
@@ -146,6 +146,21 @@ fn a_snapshot_may_vanish() {
     let (req, _) = lone.apply();
     lone.input(Input::Applied { req, version: None });
     assert_eq!(lone.drain(), [Output::Event(Event::Behind { snapshot: true })]);
+}
+
+/// A peer that offers and takes back, again and again, while the store here is slow.
+#[test]
+fn offers_do_not_pile_up() {
+    let mut lone = asking(None);
+    lone.say(Message::Offer(offer("s", 3, 0)));
+    let (req, _) = lone.apply();
+    lone.say(Message::Behind { snapshot: true });
+    assert_eq!(lone.session.poll_output(), None, "what came is stored first");
+    lone.input(Input::Applied { req, version: None });
+    assert_eq!(lone.drain(), [Output::Event(Event::Behind { snapshot: true })]);
+    lone.say(Message::Offer(offer("s", 3, 0)));
+    let during = "when nothing was asked for";
+    lone.check_violation(Violation::OutOfPhase { kind: Kind::Offer, during });
 }
 
 /// A snapshot is not asked of a peer that gives none; the driver hears of it as if the peer had said so.
