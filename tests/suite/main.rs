@@ -12,6 +12,7 @@ mod processes;
 mod replicas;
 mod scenario;
 mod schema_change;
+mod sessions;
 mod shell;
 mod store;
 mod writes;
