@@ -85,7 +85,7 @@ pub enum Found {
         /// Whether all that is committed has now been read.
         done: bool,
     },
-    /// The history that the cursor continues is gone.
+    /// The history that the cursor continues is gone; or the cursor, which the peer names, is none of this store.
     Behind,
     /// A snapshot.
     Snapshot(Offer),

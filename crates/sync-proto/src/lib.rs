@@ -4,6 +4,22 @@
 //! to send, to read, to store, and when to wake it. It reads no clock, holds no socket and asks for no randomness, so a
 //! run with the same inputs is the same run. `docs/protocol.md` specifies the messages and their order.
 //!
+//! # What a driver does
+//!
+//! It owns the session, and has no logic of its own. After every input it polls outputs until there is none:
+//!
+//! | output | what to do | then |
+//! |---|---|---|
+//! | [`Send`](Output::Send) | give the frame to the link, without waiting for it to be taken | [`Input::Sent`] |
+//! | [`Admit`](Output::Admit) | check the token; read the cursor stored for the peer | [`Input::Admitted`] or [`Input::Denied`] |
+//! | [`Read`](Output::Read) | `changes(cursor, changes_max)`, then [`Echoes::strip`] | [`Input::Read`] |
+//! | [`Apply`](Output::Apply) | apply, with the cursor for the peer in the same transaction | [`Input::Applied`] |
+//! | [`Event`](Output::Event) | note it; after [`Event::Behind`] choose how to go on | [`Input::Restart`] |
+//! | [`Close`](Output::Close) | send the farewell if the link takes it soon; close | |
+//!
+//! It reads from the link all the while, tells of every commit ([`Input::LocalCommit`]) after the answer that led to it,
+//! and lets what is being stored end before it connects to the same peer again, so that the cursor is the last one.
+//!
 //! Both sides run the same machine. Each gives its own log and takes the other's; within a side the two halves
 //! share nothing but the link, and what must not be sent back over it ([`Echoes`]).
 

@@ -288,7 +288,8 @@ fn acknowledgements_name_the_cursor_that_is_held() {
         Output::Event(Event::Acknowledged(cursor("3@1"))),
         "what it asked with it holds, and a read has shown that it is of this history",
     );
-    lone.frame();
+    let part = cursor("3@1:7.1");
+    lone.check_said(Message::Changes { number: 0, len: 10, cursor: part, done: false, payload: &[7; 10] });
     lone.find_batch(10, "9@1", true);
     lone.frame();
     lone.say(Message::Ack { items: 2, limit: 1 << 20 });

@@ -240,6 +240,14 @@ fn the_end_does_not_wait_for_the_link() {
     lone.check_closed(CloseReason::Shutdown);
 }
 
+/// A driver may run on any thread.
+#[test]
+fn a_session_can_be_sent_to_a_thread() {
+    let Lone { mut session, .. } = Lone::new(config());
+    let output = std::thread::spawn(move || session.poll_output()).join().unwrap();
+    assert!(matches!(output, Some(Output::Send(_))));
+}
+
 #[test]
 fn kinds_are_numbered_as_documented() {
     let numbers: Vec<u8> = Kind::ALL.into_iter().map(|kind| kind as u8).collect();

@@ -15,6 +15,9 @@ use opor_sync_proto::{
 use crate::replica::Replica;
 use crate::rng::Rng;
 
+/// Steps that a whole run may take; the longest takes a tenth.
+const STEPS_MAX: u64 = 2_000_000;
+
 /// A session of one end of a link.
 #[derive(Debug)]
 pub(crate) struct Side {
@@ -122,6 +125,7 @@ pub(crate) struct World {
     lives: Vec<u64>,
     agenda: BTreeMap<(MonoMillis, u64), Happening>,
     numbered: u64,
+    steps: u64,
     /// A hash of all frames, with their times.
     pub(crate) trace: u64,
 }
@@ -143,6 +147,7 @@ impl World {
             lives,
             agenda: BTreeMap::new(),
             numbered: 0,
+            steps: 0,
             trace: 0xcbf2_9ce4_8422_2325,
         }
     }
@@ -302,6 +307,8 @@ impl World {
     }
 
     fn step(&mut self) {
+        self.steps += 1;
+        assert!(self.steps < STEPS_MAX, "a session spins");
         let Some(((at, _), happening)) = self.agenda.pop_first() else { return };
         self.now = self.now.max(at);
         match happening {
