@@ -90,7 +90,7 @@ pub enum Rejection {
     /// A table, a column or a rule of the schema that does not fit.
     #[error("changeset does not fit the schema here")]
     Schema,
-    /// A chunk or a snapshot that is not what its digest says, or is too large.
+    /// A manifest, a chunk or a snapshot that is damaged, or too large.
     #[error("snapshot is damaged or too large")]
     Snapshot,
 }

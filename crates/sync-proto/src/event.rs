@@ -7,7 +7,7 @@ use opor_core::DbVersion;
 use crate::close::{CloseReason, Refusal, Rejection};
 use crate::cursor::Cursor;
 use crate::echo::Echoes;
-use crate::message::{Digest, Hello, Offer, Resume};
+use crate::message::{Hello, Offer, Resume, SnapshotId};
 
 /// Which request an answer belongs to. Numbered from 0 within a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,16 +88,16 @@ pub enum Found {
     /// The history that the cursor continues is gone; or the cursor, which the peer names, is none of this store.
     Behind,
     /// A snapshot.
-    Snapshot(Offer),
+    Snapshot {
+        /// Which.
+        offer: Offer,
+        /// What the receiver checks its chunks with.
+        manifest: Vec<u8>,
+    },
     /// There is no snapshot to give.
     NoSnapshot,
     /// A chunk of the snapshot.
-    Chunk {
-        /// What the receiver checks it with.
-        digest: Digest,
-        /// The chunk.
-        bytes: Vec<u8>,
-    },
+    Chunk(Vec<u8>),
 }
 
 /// What a session wants of its driver.
@@ -143,15 +143,18 @@ pub enum Work {
         /// The cursor.
         cursor: Cursor,
     },
-    /// A snapshot is about to come: make a place for it. Where it begins at a chunk that is not the first, the earlier
-    /// ones are held.
-    Offer(Offer),
-    /// A chunk of it: check its digest and keep it.
+    /// A snapshot is about to come: keep its manifest and make a place for it. Where it begins at a chunk that is not the
+    /// first, the earlier ones are held.
+    Offer {
+        /// Which snapshot.
+        offer: Offer,
+        /// Its manifest.
+        manifest: Vec<u8>,
+    },
+    /// A chunk of it: check it against the manifest and keep it.
     Chunk {
         /// Which.
         index: u64,
-        /// What to check it with.
-        digest: Digest,
         /// The chunk.
         bytes: Vec<u8>,
     },
@@ -178,13 +181,13 @@ pub enum Wanted {
     Snapshot {
         /// The one that the peer has begun to take, if there still is such a one.
         resume: Option<Resume>,
-        /// The most bytes that a chunk may have.
-        chunk_max: u64,
+        /// The most bytes that the manifest or a chunk may have.
+        item_max: u64,
     },
     /// A chunk of the snapshot offered last: [`Found::Chunk`].
     Chunk {
         /// The snapshot.
-        id: Digest,
+        id: SnapshotId,
         /// Which.
         index: u64,
     },
@@ -199,7 +202,8 @@ pub enum Event {
     CaughtUp,
     /// The peer holds what this replica committed up to this cursor of its own.
     Acknowledged(Cursor),
-    /// The peer cannot continue from the cursor it was asked with. Nothing comes until [`Input::Restart`].
+    /// The peer cannot continue from the cursor it was asked with. Nothing comes until [`Input::Restart`]. A replica that
+    /// holds rows should take a snapshot: starting over does not bring deletes that are no longer on record.
     Behind {
         /// Whether a snapshot can be asked for.
         snapshot: bool,

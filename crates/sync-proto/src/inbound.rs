@@ -12,7 +12,7 @@ use crate::close::CloseReason;
 use crate::config::Config;
 use crate::cursor::Cursor;
 use crate::event::{Ask, Event, RequestId, Work};
-use crate::message::{Capabilities, Digest, Hello, Kind, Message, Offer, Resume};
+use crate::message::{Capabilities, Hello, Kind, Message, Offer, Resume};
 use crate::outbound::ITEMS_MAX;
 use crate::requests::Requests;
 use crate::time::MonoMillis;
@@ -57,7 +57,6 @@ enum Feed {
     Snapshot {
         offer: Offer,
         next: u64,
-        bytes: u64,
     },
     /// All chunks are here, and the snapshot is not installed yet.
     Installing,
@@ -66,14 +65,14 @@ enum Feed {
 #[derive(Debug)]
 enum Head {
     Changes { cursor: Cursor, done: bool },
-    Chunk { index: u64, digest: Digest },
+    Offer(Offer),
+    Chunk { index: u64 },
 }
 
 /// What waits to be applied.
 #[derive(Debug)]
 enum Job {
     Item { head: Head, bytes: Vec<u8> },
-    Offer(Offer),
     Install(Offer),
 }
 
@@ -88,11 +87,7 @@ struct Applying {
 #[derive(Debug)]
 enum Then {
     /// An acknowledgement of an item of so many bytes.
-    Ack {
-        bytes: u64,
-        done: bool,
-    },
-    Nothing,
+    Ack { bytes: u64, done: bool },
     /// The log after the snapshot.
     Pull(Cursor),
 }
@@ -162,21 +157,16 @@ impl Inbound {
         &mut self,
         (number, len): (u64, u64),
         index: u64,
-        digest: Digest,
         payload: &[u8],
         now: MonoMillis,
     ) -> Result<(), CloseReason> {
         match &mut self.feed {
-            Feed::Snapshot { offer, next, bytes } => {
+            Feed::Snapshot { next, .. } => {
                 if index != *next {
                     return Err(Violation::ChunkOrder { expected: *next, index }.into());
                 }
-                *bytes = bytes.saturating_add(len);
-                if *bytes > offer.bytes {
-                    return Err(Violation::SnapshotLength { bytes: offer.bytes }.into());
-                }
                 *next += 1;
-                self.begin((number, len), Head::Chunk { index, digest }, payload, now)
+                self.begin((number, len), Head::Chunk { index }, payload, now)
             }
             Feed::Silent | Feed::Log | Feed::Fetching { .. } | Feed::Installing => {
                 Err(self.out_of_phase(Kind::Chunk))
@@ -261,8 +251,14 @@ impl Inbound {
         }
     }
 
-    /// The peer says which snapshot comes.
-    pub(crate) fn offer(&mut self, offer: Offer) -> Result<(), CloseReason> {
+    /// The peer says which snapshot comes, and its manifest begins.
+    pub(crate) fn offer(
+        &mut self,
+        (number, len): (u64, u64),
+        offer: Offer,
+        payload: &[u8],
+        now: MonoMillis,
+    ) -> Result<(), CloseReason> {
         match &self.feed {
             Feed::Fetching { resume } => {
                 let continues = resume.as_ref().is_some_and(|resume| resume.id == offer.id);
@@ -270,9 +266,8 @@ impl Inbound {
                 if offer.first > first_max {
                     return Err(Violation::OfferStart { first: offer.first }.into());
                 }
-                self.waiting.push_back(Job::Offer(offer.clone()));
-                self.feed = Feed::Snapshot { next: offer.first, offer, bytes: 0 };
-                Ok(())
+                self.feed = Feed::Snapshot { next: offer.first, offer: offer.clone() };
+                self.begin((number, len), Head::Offer(offer), payload, now)
             }
             Feed::Silent | Feed::Log | Feed::Snapshot { .. } | Feed::Installing => {
                 Err(self.out_of_phase(Kind::Offer))
@@ -297,18 +292,15 @@ impl Inbound {
             return None;
         }
         let (work, then) = match self.waiting.pop_front()? {
-            Job::Item { head, bytes: changeset } => {
-                let bytes = changeset.len() as u64;
-                match head {
-                    Head::Changes { cursor, done } => {
-                        (Work::Changes { changeset, cursor }, Then::Ack { bytes, done })
-                    }
-                    Head::Chunk { index, digest } => {
-                        (Work::Chunk { index, digest, bytes: changeset }, Then::Ack { bytes, done: false })
-                    }
-                }
+            Job::Item { head, bytes } => {
+                let len = bytes.len() as u64;
+                let (work, done) = match head {
+                    Head::Changes { cursor, done } => (Work::Changes { changeset: bytes, cursor }, done),
+                    Head::Offer(offer) => (Work::Offer { offer, manifest: bytes }, false),
+                    Head::Chunk { index } => (Work::Chunk { index, bytes }, false),
+                };
+                (work, Then::Ack { bytes: len, done })
             }
-            Job::Offer(offer) => (Work::Offer(offer), Then::Nothing),
             Job::Install(offer) => {
                 let cursor = offer.cursor.clone();
                 (Work::Install(offer), Then::Pull(cursor))
@@ -339,7 +331,6 @@ impl Inbound {
                 self.bytes_applied += bytes;
                 self.caught_up |= done;
             }
-            Then::Nothing => {}
             Then::Pull(cursor) => {
                 requests.forget_echoes();
                 self.feed = Feed::Silent;
@@ -403,7 +394,7 @@ impl Inbound {
     pub(crate) fn held(&self) -> (usize, usize) {
         let waiting = self.waiting.iter().map(|job| match job {
             Job::Item { bytes, .. } => bytes.len(),
-            Job::Offer(_) | Job::Install(_) => 0,
+            Job::Install(_) => 0,
         });
         let partial = self.partial.as_ref().map_or(0, Assembly::held);
         (partial + waiting.sum::<usize>(), self.waiting.len())

@@ -48,8 +48,8 @@ pub use cursor::{Cursor, CursorLength};
 pub use echo::Echoes;
 pub use event::{Ask, Event, Found, Input, Output, RequestId, Wanted, Work};
 pub use message::{
-    Bye, Capabilities, DETAIL_LEN_MAX, DIGEST_LEN_MAX, Digest, FRAME_FLOOR, Hello, Kind, MAJOR, MINOR,
-    Message, Offer, ROOM_LEN_MAX, Resume, SCHEMA_LEN_MAX, TOKEN_LEN_MAX, Token,
+    Bye, Capabilities, DETAIL_LEN_MAX, FRAME_FLOOR, Hello, Kind, MAJOR, MINOR, Message, Offer, ROOM_LEN_MAX,
+    Resume, SCHEMA_LEN_MAX, SNAPSHOT_ID_LEN_MAX, SnapshotId, TOKEN_LEN_MAX, Token,
 };
 pub use session::Session;
 pub use time::MonoMillis;

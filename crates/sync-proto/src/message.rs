@@ -21,13 +21,13 @@ pub const TOKEN_LEN_MAX: usize = 8 << 10;
 pub const SCHEMA_LEN_MAX: usize = 32;
 /// The most bytes of the words in a [`Bye`]: a sentence for a log.
 pub const DETAIL_LEN_MAX: usize = 256;
-/// The most bytes of a snapshot's name or of a digest: a hash of 512 bits.
-pub const DIGEST_LEN_MAX: usize = 64;
+/// The most bytes of a snapshot's name: a hash of 512 bits.
+pub const SNAPSHOT_ID_LEN_MAX: usize = 64;
 
 /// The smallest frame limit that a session works with: the longest [`Hello`] takes 8.5 KiB.
 pub const FRAME_FLOOR: usize = 16 << 10;
-/// What the head of a frame takes beside the payload, at most: four numbers, a digest or a cursor, and lengths.
-pub(crate) const HEAD_LEN_MAX: usize = 256;
+/// What the head of a frame takes beside the payload, at most: that of an [`Offer`] takes 258 bytes.
+pub(crate) const HEAD_LEN_MAX: usize = 288;
 
 /// A message, borrowing its payload from the frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub enum Message<'a> {
     },
     /// A changeset, or the beginning of one.
     Changes {
-        /// Items are numbered from 0, changesets and chunks alike.
+        /// Items are numbered from 0: changesets, manifests and chunks alike.
         number: u64,
         /// How many bytes the changeset has; none where only the cursor moved.
         len: u64,
@@ -71,8 +71,6 @@ pub enum Message<'a> {
         len: u64,
         /// Which chunk of the snapshot, from 0.
         index: u64,
-        /// What the receiver checks it with.
-        digest: Digest,
         /// The first bytes.
         payload: &'a [u8],
     },
@@ -97,8 +95,17 @@ pub enum Message<'a> {
         /// Whether there is a snapshot to ask for.
         snapshot: bool,
     },
-    /// What comes after a [`Message::Fetch`].
-    Offer(Offer),
+    /// The snapshot that comes after a [`Message::Fetch`], and its manifest, or the beginning of it.
+    Offer {
+        /// The number of the item.
+        number: u64,
+        /// How many bytes the manifest has.
+        len: u64,
+        /// Which snapshot.
+        offer: Offer,
+        /// The first bytes of the manifest.
+        payload: &'a [u8],
+    },
     /// Are you there?
     Ping {
         /// Comes back in the [`Message::Pong`].
@@ -182,15 +189,16 @@ pub struct Bye {
     pub detail: String,
 }
 
-/// A hash that the driver makes and checks; opaque here, up to [`DIGEST_LEN_MAX`] bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Digest(pub Vec<u8>);
+/// The name of a snapshot, best a hash of its manifest: the same name stands for the same bytes in the same chunks. Opaque
+/// here, 1 to [`SNAPSHOT_ID_LEN_MAX`] bytes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SnapshotId(pub Vec<u8>);
 
 /// Where to go on with a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resume {
-    /// The name of the snapshot, as it was offered.
-    pub id: Digest,
+    /// The snapshot, as it was offered.
+    pub id: SnapshotId,
     /// The first chunk that is not held yet.
     pub index: u64,
 }
@@ -198,11 +206,11 @@ pub struct Resume {
 /// A snapshot that is about to come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
-    /// Its name, best a hash of it; the same name stands for the same bytes in the same chunks.
-    pub id: Digest,
+    /// Its name.
+    pub id: SnapshotId,
     /// How many chunks it has, at least one.
     pub chunks: u64,
-    /// How many bytes it has.
+    /// How many bytes it has, for a display of progress.
     pub bytes: u64,
     /// The chunk that comes first: where the receiver wanted to go on, or 0.
     pub first: u64,
@@ -277,9 +285,36 @@ impl Message<'_> {
             Self::Part { .. } => Kind::Part,
             Self::Ack { .. } => Kind::Ack,
             Self::Behind { .. } => Kind::Behind,
-            Self::Offer(_) => Kind::Offer,
+            Self::Offer { .. } => Kind::Offer,
             Self::Ping { .. } => Kind::Ping,
             Self::Pong { .. } => Kind::Pong,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The longest heads there can be leave the room for the payload that the sender counts on.
+    #[test]
+    fn no_head_is_longer_than_its_limit() {
+        let cursor = Cursor::new(&[7; Cursor::LEN_MAX]).unwrap();
+        let id = SnapshotId(vec![7; SNAPSHOT_ID_LEN_MAX]);
+        let most = u64::MAX;
+        let offer = Offer { id, chunks: most, bytes: most, first: most, cursor: cursor.clone() };
+        let payload = &[1; 1000];
+        let (number, len) = (most, most);
+        let longest = [
+            Message::Changes { number, len, cursor, done: true, payload },
+            Message::Chunk { number, len, index: most, payload },
+            Message::Offer { number, len, offer, payload },
+            Message::Part { number, offset: most, payload },
+        ];
+        for message in longest {
+            // The length of a payload may take as many bytes as any number.
+            let head = message.to_bytes(255).len() - payload.len() + 8;
+            assert!(head <= HEAD_LEN_MAX, "{:?}: {head}", message.kind());
         }
     }
 }

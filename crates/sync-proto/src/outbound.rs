@@ -9,7 +9,7 @@ use crate::close::CloseReason;
 use crate::config::Config;
 use crate::cursor::Cursor;
 use crate::event::{Found, RequestId, Wanted};
-use crate::message::{Digest, HEAD_LEN_MAX, Hello, Kind, Message, Offer, Resume};
+use crate::message::{HEAD_LEN_MAX, Hello, Kind, Message, Offer, Resume};
 use crate::requests::Requests;
 use crate::time::MonoMillis;
 use crate::violation::Violation;
@@ -30,7 +30,7 @@ pub(crate) struct Outbound {
     source: Source,
     reading: Option<RequestId>,
     item: Option<Item>,
-    /// For each item sent and not acknowledged: where the peer stands once it holds it; none for a chunk.
+    /// For each item sent and not acknowledged: where the peer stands once it holds it; none for what is of a snapshot.
     unacked: VecDeque<Option<Cursor>>,
     items_sent: u64,
     items_acked: u64,
@@ -55,7 +55,6 @@ enum Source {
     },
     Snapshot {
         offer: Offer,
-        offered: bool,
         next: u64,
     },
 }
@@ -99,7 +98,8 @@ struct Item {
 #[derive(Debug)]
 enum Head {
     Changes { cursor: Cursor, done: bool },
-    Chunk { index: u64, digest: Digest },
+    Offer(Offer),
+    Chunk { index: u64 },
 }
 
 impl Outbound {
@@ -223,21 +223,21 @@ impl Outbound {
                 self.source = Source::Idle { told: Told::Due { snapshot: self.snapshots } };
                 Ok(())
             }
-            (Source::Opening { resume }, Found::Snapshot(offer)) => {
+            (Source::Opening { resume }, Found::Snapshot { offer, manifest }) => {
                 let continues = resume.as_ref().is_some_and(|resume| resume.id == offer.id);
                 let first_max = resume.as_ref().filter(|_| continues).map_or(0, |resume| resume.index);
                 assert!(offer.first <= first_max, "a snapshot begins where the peer can go on, or at 0");
                 assert!(offer.first < offer.chunks, "a snapshot has a chunk to send");
-                self.source = Source::Snapshot { next: offer.first, offer, offered: false };
-                Ok(())
+                self.source = Source::Snapshot { next: offer.first, offer: offer.clone() };
+                self.take_in_hand(Head::Offer(offer), manifest, now)
             }
             (Source::Opening { .. }, Found::NoSnapshot | Found::Behind)
             | (Source::Snapshot { .. }, Found::NoSnapshot | Found::Behind) => {
                 self.source = Source::Idle { told: Told::Due { snapshot: false } };
                 Ok(())
             }
-            (Source::Snapshot { next, .. }, Found::Chunk { digest, bytes }) => {
-                let head = Head::Chunk { index: *next, digest };
+            (Source::Snapshot { next, .. }, Found::Chunk(bytes)) => {
+                let head = Head::Chunk { index: *next };
                 *next += 1;
                 self.take_in_hand(head, bytes, now)
             }
@@ -306,9 +306,9 @@ impl Outbound {
                 }
             }
             Source::Opening { resume } => {
-                Wanted::Snapshot { resume: resume.clone(), chunk_max: self.item_max }
+                Wanted::Snapshot { resume: resume.clone(), item_max: self.item_max }
             }
-            Source::Snapshot { offer, offered: true, next } if *next < offer.chunks => {
+            Source::Snapshot { offer, next } if *next < offer.chunks => {
                 Wanted::Chunk { id: offer.id.clone(), index: *next }
             }
             Source::Idle { .. } | Source::Log(_) | Source::Snapshot { .. } => return None,
@@ -326,10 +326,6 @@ impl Outbound {
                     unreachable!("it is due")
                 };
                 Some(Message::Behind { snapshot }.to_bytes(count))
-            }
-            Source::Snapshot { offer, offered: offered @ false, .. } => {
-                *offered = true;
-                Some(Message::Offer(offer.clone()).to_bytes(count))
             }
             Source::Idle { .. } | Source::Log(_) | Source::Opening { .. } | Source::Snapshot { .. } => {
                 self.poll_part(count, now)
@@ -351,9 +347,8 @@ impl Outbound {
             Head::Changes { cursor, done } => {
                 Message::Changes { number, len, cursor: cursor.clone(), done: *done, payload }
             }
-            Head::Chunk { index, digest } => {
-                Message::Chunk { number, len, index: *index, digest: digest.clone(), payload }
-            }
+            Head::Offer(offer) => Message::Offer { number, len, offer: offer.clone(), payload },
+            Head::Chunk { index } => Message::Chunk { number, len, index: *index, payload },
         };
         let frame = message.to_bytes(count);
         self.bytes_sent += payload.len() as u64;
@@ -374,7 +369,7 @@ impl Outbound {
         self.items_sent += 1;
         self.unacked.push_back(match item.head {
             Head::Changes { cursor, .. } => Some(cursor),
-            Head::Chunk { .. } => None,
+            Head::Offer(_) | Head::Chunk { .. } => None,
         });
         if let Source::Snapshot { offer, next, .. } = &self.source
             && *next == offer.chunks

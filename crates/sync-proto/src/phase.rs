@@ -114,7 +114,7 @@ impl Session {
                 | Message::Part { .. }
                 | Message::Ack { .. }
                 | Message::Behind { .. }
-                | Message::Offer(_)
+                | Message::Offer { .. }
                 | Message::Ping { .. }
                 | Message::Pong { .. },
             ) => out_of_phase(kind, "before a hello"),
@@ -145,7 +145,7 @@ impl Session {
                 | Message::Part { .. }
                 | Message::Ack { .. }
                 | Message::Behind { .. }
-                | Message::Offer(_),
+                | Message::Offer { .. },
             ) => out_of_phase(kind, "before the peer lets this side in"),
             (Phase::Open { halves, .. }, message) => halves.message(message, now),
         }
@@ -191,12 +191,14 @@ impl Halves {
             Message::Changes { number, len, cursor, done, payload } => {
                 self.inbound.changes((number, len), cursor, done, payload, now)
             }
-            Message::Chunk { number, len, index, digest, payload } => {
-                self.inbound.chunk((number, len), index, digest, payload, now)
+            Message::Chunk { number, len, index, payload } => {
+                self.inbound.chunk((number, len), index, payload, now)
             }
             Message::Part { number, offset, payload } => self.inbound.part(number, offset, payload, now),
             Message::Behind { snapshot } => self.inbound.behind(snapshot),
-            Message::Offer(offer) => self.inbound.offer(offer),
+            Message::Offer { number, len, offer, payload } => {
+                self.inbound.offer((number, len), offer, payload, now)
+            }
             Message::Hello(_) | Message::Bye(_) | Message::Ping { .. } | Message::Pong { .. } => {
                 unreachable!("these are the session's")
             }

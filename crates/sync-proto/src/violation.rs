@@ -113,10 +113,4 @@ pub enum Violation {
         /// The chunk that came.
         index: u64,
     },
-    /// A snapshot with more bytes than it was offered with.
-    #[error("snapshot of {bytes} bytes does not end there")]
-    SnapshotLength {
-        /// What was offered.
-        bytes: u64,
-    },
 }

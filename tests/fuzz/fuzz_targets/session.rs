@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use opor_core::{DbVersion, SiteId};
 use opor_sync_proto::{
-    Ask, Capabilities, Config, Cursor, Digest, Event, Found, Input, Message, MonoMillis, Offer, Output, Session, Wanted,
+    Ask, Capabilities, Config, Cursor, SnapshotId, Event, Found, Input, Message, MonoMillis, Offer, Output, Session, Wanted,
 };
 
 const ITEM_MAX: usize = 16 << 10;
@@ -40,10 +40,11 @@ fn answer(output: Output) -> Option<Input<'static>> {
                 Wanted::Log { cursor: None, .. } => Found::Behind,
                 Wanted::Log { .. } => Found::Batch { changeset: vec![1; 9_000], cursor: cursor(), done: true },
                 Wanted::Snapshot { .. } => {
-                    let id = Digest(vec![1]);
-                    Found::Snapshot(Offer { id, chunks: 2, bytes: 200, first: 0, cursor: cursor() })
+                    let id = SnapshotId(vec![1]);
+                    let offer = Offer { id, chunks: 2, bytes: 200, first: 0, cursor: cursor() };
+                    Found::Snapshot { offer, manifest: vec![4; 64] }
                 }
-                Wanted::Chunk { .. } => Found::Chunk { digest: Digest(vec![2]), bytes: vec![3; 100] },
+                Wanted::Chunk { .. } => Found::Chunk(vec![3; 100]),
             };
             Input::Read { req, found }
         }

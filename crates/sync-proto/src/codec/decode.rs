@@ -7,8 +7,8 @@ use super::{DONE, DecodeError, SNAPSHOT};
 use crate::close::ByeCode;
 use crate::cursor::Cursor;
 use crate::message::{
-    Bye, Capabilities, DETAIL_LEN_MAX, DIGEST_LEN_MAX, Digest, FRAME_FLOOR, Hello, Kind, MAJOR, MINOR,
-    Message, Offer, ROOM_LEN_MAX, Resume, SCHEMA_LEN_MAX, TOKEN_LEN_MAX, Token,
+    Bye, Capabilities, DETAIL_LEN_MAX, FRAME_FLOOR, Hello, Kind, MAJOR, MINOR, Message, Offer, ROOM_LEN_MAX,
+    Resume, SCHEMA_LEN_MAX, SNAPSHOT_ID_LEN_MAX, SnapshotId, TOKEN_LEN_MAX, Token,
 };
 
 /// A frame that was read.
@@ -73,7 +73,7 @@ fn read<'a>(kind: Kind, reader: &mut Reader<'a>, newer: bool) -> Result<Message<
         }
         Kind::Chunk => {
             let (number, len, index) = (reader.varint()?, reader.varint()?, reader.varint()?);
-            Message::Chunk { number, len, index, digest: digest(reader)?, payload: payload(reader, len)? }
+            Message::Chunk { number, len, index, payload: payload(reader, len)? }
         }
         Kind::Part => {
             let (number, offset) = (reader.varint()?, reader.varint()?);
@@ -81,7 +81,10 @@ fn read<'a>(kind: Kind, reader: &mut Reader<'a>, newer: bool) -> Result<Message<
         }
         Kind::Ack => Message::Ack { items: reader.varint()?, limit: reader.varint()? },
         Kind::Behind => Message::Behind { snapshot: flags(reader, SNAPSHOT, newer)? != 0 },
-        Kind::Offer => Message::Offer(offer(reader)?),
+        Kind::Offer => {
+            let (number, len, offer) = (reader.varint()?, reader.varint()?, offer(reader)?);
+            Message::Offer { number, len, offer, payload: payload(reader, len)? }
+        }
         Kind::Ping => Message::Ping { nonce: reader.varint()? },
         Kind::Pong => Message::Pong { nonce: reader.varint()? },
     })
@@ -130,13 +133,13 @@ fn optional_cursor(reader: &mut Reader<'_>) -> Result<Option<Cursor>, DecodeErro
     Ok(Cursor::new(reader.string("cursor", Cursor::LEN_MAX)?).ok())
 }
 
-fn digest(reader: &mut Reader<'_>) -> Result<Digest, DecodeError> {
-    Ok(Digest(reader.string("digest", DIGEST_LEN_MAX)?.to_vec()))
+fn snapshot_id(reader: &mut Reader<'_>) -> Result<SnapshotId, DecodeError> {
+    Ok(SnapshotId(reader.string("snapshot", SNAPSHOT_ID_LEN_MAX)?.to_vec()))
 }
 
 /// No name stands for no earlier snapshot; then there is no place in it either.
 fn resume(reader: &mut Reader<'_>) -> Result<Option<Resume>, DecodeError> {
-    let (id, index) = (digest(reader)?, reader.varint()?);
+    let (id, index) = (snapshot_id(reader)?, reader.varint()?);
     match (id.0.is_empty(), index) {
         (true, 0) => Ok(None),
         (true, _) => Err(reader.range("index")),
@@ -145,7 +148,8 @@ fn resume(reader: &mut Reader<'_>) -> Result<Option<Resume>, DecodeError> {
 }
 
 fn offer(reader: &mut Reader<'_>) -> Result<Offer, DecodeError> {
-    let (id, chunks, bytes, first) = (digest(reader)?, reader.varint()?, reader.varint()?, reader.varint()?);
+    let (id, chunks, bytes, first) =
+        (snapshot_id(reader)?, reader.varint()?, reader.varint()?, reader.varint()?);
     if id.0.is_empty() {
         return Err(reader.range("snapshot"));
     }

@@ -31,12 +31,11 @@ impl Message<'_> {
                 out.push(if *done { DONE } else { 0 });
                 write_string(payload, &mut out);
             }
-            Self::Chunk { number, len, index, digest, payload } => {
+            Self::Chunk { number, len, index, payload } => {
                 out.reserve(payload.len());
                 write(*number, &mut out);
                 write(*len, &mut out);
                 write(*index, &mut out);
-                write_string(&digest.0, &mut out);
                 write_string(payload, &mut out);
             }
             Self::Part { number, offset, payload } => {
@@ -50,12 +49,16 @@ impl Message<'_> {
                 write(*limit, &mut out);
             }
             Self::Behind { snapshot } => out.push(if *snapshot { SNAPSHOT } else { 0 }),
-            Self::Offer(offer) => {
+            Self::Offer { number, len, offer, payload } => {
+                out.reserve(payload.len());
+                write(*number, &mut out);
+                write(*len, &mut out);
                 write_string(&offer.id.0, &mut out);
                 write(offer.chunks, &mut out);
                 write(offer.bytes, &mut out);
                 write(offer.first, &mut out);
                 write_string(offer.cursor.as_bytes(), &mut out);
+                write_string(payload, &mut out);
             }
             Self::Ping { nonce } | Self::Pong { nonce } => write(*nonce, &mut out),
         }

@@ -2,8 +2,8 @@
 
 use opor_core::SiteId;
 use opor_sync_proto::{
-    Bye, ByeCode, Capabilities, Cursor, DETAIL_LEN_MAX, DIGEST_LEN_MAX, DecodeError, Decoded, Digest, Hello,
-    Kind, Message, Offer, ROOM_LEN_MAX, Resume, SCHEMA_LEN_MAX, TOKEN_LEN_MAX, Token, decode,
+    Bye, ByeCode, Capabilities, Cursor, DETAIL_LEN_MAX, DecodeError, Decoded, Hello, Kind, Message, Offer,
+    ROOM_LEN_MAX, Resume, SCHEMA_LEN_MAX, SNAPSHOT_ID_LEN_MAX, SnapshotId, TOKEN_LEN_MAX, Token, decode,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -20,8 +20,8 @@ fn cursor() -> impl Strategy<Value = Cursor> {
     vec(any::<u8>(), 1..=Cursor::LEN_MAX).prop_map(|bytes| Cursor::new(&bytes).unwrap())
 }
 
-fn digest() -> impl Strategy<Value = Digest> {
-    vec(any::<u8>(), 1..=DIGEST_LEN_MAX).prop_map(Digest)
+fn snapshot_id() -> impl Strategy<Value = SnapshotId> {
+    vec(any::<u8>(), 1..=SNAPSHOT_ID_LEN_MAX).prop_map(SnapshotId)
 }
 
 fn hello() -> impl Strategy<Value = Hello> {
@@ -52,11 +52,11 @@ fn bye() -> impl Strategy<Value = Bye> {
 }
 
 fn resume() -> impl Strategy<Value = Option<Resume>> {
-    proptest::option::of((digest(), number()).prop_map(|(id, index)| Resume { id, index }))
+    proptest::option::of((snapshot_id(), number()).prop_map(|(id, index)| Resume { id, index }))
 }
 
 fn offer() -> impl Strategy<Value = Offer> {
-    (digest(), 1..=u64::MAX, number(), any::<u64>(), cursor()).prop_map(
+    (snapshot_id(), 1..=u64::MAX, number(), any::<u64>(), cursor()).prop_map(
         |(id, chunks, bytes, first, cursor)| Offer { id, chunks, bytes, first: first % chunks, cursor },
     )
 }
@@ -75,11 +75,10 @@ fn message() -> impl Strategy<Value = Message<'static>> {
         (item(), cursor(), any::<bool>()).prop_map(|((number, payload, more), cursor, done)| {
             Message::Changes { number, len: more.saturating_add(payload.len() as u64), cursor, done, payload }
         }),
-        (item(), number(), digest()).prop_map(|((number, payload, more), index, digest)| Message::Chunk {
+        (item(), number()).prop_map(|((number, payload, more), index)| Message::Chunk {
             number,
             len: more.saturating_add(payload.len() as u64),
             index,
-            digest,
             payload,
         }),
         (number(), number(), payload()).prop_map(|(number, offset, payload)| Message::Part {
@@ -89,7 +88,12 @@ fn message() -> impl Strategy<Value = Message<'static>> {
         }),
         (number(), number()).prop_map(|(items, limit)| Message::Ack { items, limit }),
         any::<bool>().prop_map(|snapshot| Message::Behind { snapshot }),
-        offer().prop_map(Message::Offer),
+        (item(), offer()).prop_map(|((number, payload, more), offer)| Message::Offer {
+            number,
+            len: more.saturating_add(payload.len() as u64),
+            offer,
+            payload,
+        }),
         number().prop_map(|nonce| Message::Ping { nonce }),
         number().prop_map(|nonce| Message::Pong { nonce }),
     ]
@@ -158,13 +162,15 @@ fn fields_out_of_range() {
     check(&[0x10, 9, 0, 2], range(Kind::Behind, "flag"));
     // A first part that is longer than the whole.
     check(&[0x10, 5, 0, 0, 1, 1, b'c', 0, 2, 1, 2], range(Kind::Changes, "payload"));
-    check(&[0x10, 6, 0, 0, 1, 0, 0, 2, 1, 2], range(Kind::Chunk, "payload"));
+    check(&[0x10, 6, 0, 0, 1, 0, 2, 1, 2], range(Kind::Chunk, "payload"));
     // A place in no snapshot; an offer without a name; one that begins after its end, or has none.
     check(&[0x10, 4, 0, 0, 1, 9], range(Kind::Fetch, "index"));
-    check(&[0x10, 10, 0, 0, 1, 1, 0, 1, b'c'], range(Kind::Offer, "snapshot"));
-    check(&[0x10, 10, 0, 1, b's', 1, 1, 1, 1, b'c'], range(Kind::Offer, "index"));
-    check(&[0x10, 10, 0, 1, b's', 0, 0, 0, 1, b'c'], range(Kind::Offer, "index"));
-    check(&[0x10, 10, 0, 1, b's', 1, 1, 0, 0], range(Kind::Offer, "cursor"));
+    check(&[0x10, 10, 0, 0, 0, 0, 1, 1, 0, 1, b'c', 0], range(Kind::Offer, "snapshot"));
+    check(&[0x10, 10, 0, 0, 0, 1, b's', 1, 1, 1, 1, b'c', 0], range(Kind::Offer, "index"));
+    check(&[0x10, 10, 0, 0, 0, 1, b's', 0, 0, 0, 1, b'c', 0], range(Kind::Offer, "index"));
+    check(&[0x10, 10, 0, 0, 0, 1, b's', 1, 1, 0, 0, 0], range(Kind::Offer, "cursor"));
+    let longer = [0x10, 10, 0, 0, 1, 1, b's', 1, 1, 0, 1, b'c', 2, 1, 2];
+    check(&longer, range(Kind::Offer, "payload"));
     check(&[0x10, 2, 0, 0, 2, 0xff, 0xfe], range(Kind::Bye, "detail"));
     check(&[0x10, 2, 0, 0, 0x81, 2], range(Kind::Bye, "detail"));
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use opor_core::SiteId;
 use opor_sync_proto::{
-    Bye, ByeCode, Capabilities, Cursor, Decoded, Digest, Hello, Kind, MAJOR, Message, Offer, Resume, Token,
-    decode,
+    Bye, ByeCode, Capabilities, Cursor, Decoded, Hello, Kind, MAJOR, Message, Offer, Resume, SnapshotId,
+    Token, decode,
 };
 
 const VECTORS: &str = include_str!("../../../../tests/golden/protocol/messages.txt");
@@ -26,9 +26,9 @@ fn messages() -> Vec<(&'static str, Message<'static>)> {
         frame_max: 64 << 10,
         item_max: 64 << 20,
     };
-    let resume = Resume { id: Digest(vec![0xd1, 0xd2]), index: 3 };
+    let resume = Resume { id: SnapshotId(vec![0xd1, 0xd2]), index: 3 };
     let offer = Offer {
-        id: Digest(vec![0xd1, 0xd2]),
+        id: SnapshotId(vec![0xd1, 0xd2]),
         chunks: 12,
         bytes: 3_000_000,
         first: 3,
@@ -59,15 +59,12 @@ fn messages() -> Vec<(&'static str, Message<'static>)> {
             "changes, only a cursor",
             Message::Changes { number: 2, len: 0, cursor: cursor("9@3"), done: true, payload: b"" },
         ),
-        (
-            "chunk",
-            Message::Chunk { number: 3, len: 2, index: 3, digest: Digest(vec![0xc0, 0xc1]), payload: b"xy" },
-        ),
+        ("chunk", Message::Chunk { number: 3, len: 2, index: 3, payload: b"xy" }),
         ("part", Message::Part { number: 1, offset: 3, payload: b"more" }),
         ("ack", Message::Ack { items: 2, limit: 67_109_167 }),
         ("behind, with a snapshot", Message::Behind { snapshot: true }),
         ("behind, without", Message::Behind { snapshot: false }),
-        ("offer", Message::Offer(offer)),
+        ("offer", Message::Offer { number: 2, len: 300, offer, payload: b"manifest" }),
         ("ping", Message::Ping { nonce: 1 }),
         ("pong", Message::Pong { nonce: 300 }),
     ]

@@ -160,11 +160,11 @@ fn messages_out_of_phase_end_the_session() {
     let asks = [Message::Pull { cursor: None, limit: 1 }, Message::Fetch { resume, limit: 1 }];
     let others = [
         changes(0, 0, b""),
-        Message::Chunk { number: 0, len: 0, index: 0, digest: Default::default(), payload: b"" },
+        Message::Chunk { number: 0, len: 0, index: 0, payload: b"" },
         Message::Part { number: 0, offset: 0, payload: b"x" },
         Message::Ack { items: 0, limit: 1 },
         Message::Behind { snapshot: true },
-        Message::Offer(crate::snapshots::offer("s", 3, 0)),
+        crate::snapshots::offered(0, "s", 3, 0),
     ];
     let alive = [Message::Ping { nonce: 1 }, Message::Pong { nonce: 1 }];
     let mut checked = 0;

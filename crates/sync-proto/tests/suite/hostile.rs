@@ -1,13 +1,13 @@
 //! What no honest peer does: a typed end each, bounded memory, and never a panic.
 
 use opor_sync_proto::{
-    Ask, CloseReason, DecodeError, Digest, Hello, Input, Kind, Message, Output, Rejection, Resume, Session,
-    Violation,
+    Ask, CloseReason, DecodeError, Hello, Input, Kind, Message, Output, Rejection, Resume, Session,
+    SnapshotId, Violation,
 };
 
 use crate::lone::{Lone, changes, config, cursor, hello};
 use crate::rng::Rng;
-use crate::snapshots::offer;
+use crate::snapshots::{offer, offered};
 
 /// An open session that hears this ends so.
 #[track_caller]
@@ -193,7 +193,7 @@ fn snapshots_that_were_not_agreed_on() {
 /// A session that has asked for a snapshot, of which it holds three chunks, hears this and ends so.
 #[track_caller]
 fn check_snapshot(messages: &[Message<'_>], expected: Violation) {
-    let resume = Resume { id: Digest(b"s".to_vec()), index: 3 };
+    let resume = Resume { id: SnapshotId(b"s".to_vec()), index: 3 };
     let mut lone = Lone::admitted(config(), hello(), Ask::Snapshot(Some(resume)));
     lone.say(Message::Pull { cursor: None, limit: 1 << 20 });
     for message in messages {
@@ -205,28 +205,29 @@ fn check_snapshot(messages: &[Message<'_>], expected: Violation) {
 #[test]
 fn snapshots_that_lie() {
     let chunk = |number, index, payload: &'static [u8]| {
-        let (len, digest) = (payload.len() as u64, Digest(vec![1]));
-        Message::Chunk { number, len, index, digest, payload }
+        let len = payload.len() as u64;
+        Message::Chunk { number, len, index, payload }
     };
-    check_snapshot(&[Message::Offer(offer("s", 9, 4))], Violation::OfferStart { first: 4 });
-    check_snapshot(&[Message::Offer(offer("t", 9, 3))], Violation::OfferStart { first: 3 });
-    let begun = Message::Offer(offer("s", 9, 3));
+    check_snapshot(&[offered(0, "s", 9, 4)], Violation::OfferStart { first: 4 });
+    check_snapshot(&[offered(0, "t", 9, 3)], Violation::OfferStart { first: 3 });
+    check_snapshot(&[offered(1, "s", 9, 3)], Violation::ItemOrder { expected: 0, number: 1 });
+    let begun = offered(0, "s", 9, 3);
     let order = |index| Violation::ChunkOrder { expected: 3, index };
-    check_snapshot(&[begun.clone(), chunk(0, 0, b"x")], order(0));
-    check_snapshot(&[begun.clone(), chunk(0, 4, b"x")], order(4));
-    // Nine chunks of ten bytes were offered.
-    let large = chunk(0, 3, &[0; 91]);
-    check_snapshot(&[begun.clone(), large], Violation::SnapshotLength { bytes: 90 });
+    check_snapshot(&[begun.clone(), chunk(1, 0, b"x")], order(0));
+    check_snapshot(&[begun.clone(), chunk(1, 4, b"x")], order(4));
+    // A chunk before the manifest is whole.
+    let half = Message::Offer { number: 0, len: 9, offer: offer("s", 9, 3), payload: b"manifest" };
+    check_snapshot(&[half, chunk(1, 3, b"x")], Violation::ItemOrder { expected: 1, number: 1 });
     let out = |kind, during| Violation::OutOfPhase { kind, during };
     check_snapshot(&[begun.clone(), begun.clone()], out(Kind::Offer, "while a snapshot comes"));
-    check_snapshot(&[begun.clone(), changes(0, 1, b"x")], out(Kind::Changes, "while a snapshot comes"));
+    check_snapshot(&[begun.clone(), changes(1, 1, b"x")], out(Kind::Changes, "while a snapshot comes"));
     check_snapshot(&[chunk(0, 3, b"x")], out(Kind::Chunk, "before a snapshot is offered"));
     check_snapshot(&[changes(0, 1, b"x")], out(Kind::Changes, "before a snapshot is offered"));
-    let last = Message::Offer(offer("s", 4, 3));
-    let after = [last.clone(), chunk(0, 3, b"x"), chunk(1, 4, b"x")];
+    let last = offered(0, "s", 4, 3);
+    let after = [last.clone(), chunk(1, 3, b"x"), chunk(2, 4, b"x")];
     check_snapshot(&after, out(Kind::Chunk, "before the snapshot is installed"));
     let behind = Message::Behind { snapshot: true };
-    check_snapshot(&[last, chunk(0, 3, b"x"), behind], out(Kind::Behind, "before the snapshot is installed"));
+    check_snapshot(&[last, chunk(1, 3, b"x"), behind], out(Kind::Behind, "before the snapshot is installed"));
     check(&[begun], out(Kind::Offer, "while the log comes"));
     check(&[chunk(0, 0, b"x")], out(Kind::Chunk, "while the log comes"));
     let half = [changes(0, 2, b"x"), Message::Behind { snapshot: true }];
@@ -253,8 +254,7 @@ fn what_cannot_be_stored_ends_the_session() {
 
 /// The frames of an honest peer, of which storms are made.
 fn honest() -> Vec<Vec<u8>> {
-    let digest = Digest(vec![1, 2]);
-    let resume = Some(Resume { id: digest.clone(), index: 1 });
+    let resume = Some(Resume { id: SnapshotId(vec![1, 2]), index: 1 });
     let messages = [
         Message::Hello(Box::new(hello())),
         Message::Pull { cursor: Some(cursor("3@1")), limit: 100_000 },
@@ -264,8 +264,8 @@ fn honest() -> Vec<Vec<u8>> {
         Message::Ack { items: 1, limit: 200_000 },
         Message::Behind { snapshot: true },
         Message::Fetch { resume, limit: 100_000 },
-        Message::Offer(offer("s", 3, 0)),
-        Message::Chunk { number: 2, len: 2, index: 0, digest, payload: b"xy" },
+        offered(2, "s", 3, 0),
+        Message::Chunk { number: 3, len: 2, index: 0, payload: b"xy" },
         Message::Ping { nonce: 3 },
         Message::Pong { nonce: 1 },
         Message::Bye(opor_sync_proto::Bye { code: opor_sync_proto::ByeCode::Busy, detail: "later".into() }),
@@ -300,8 +300,10 @@ fn answer(session: &mut Session, output: Output, now: opor_sync_proto::MonoMilli
                     let changeset = vec![0; rng.below(40_000) as usize];
                     Found::Batch { changeset, cursor: cursor("4@1"), done: rng.chance(500) }
                 }
-                Wanted::Snapshot { .. } => Found::Snapshot(offer("s", 3, 0)),
-                Wanted::Chunk { .. } => Found::Chunk { digest: Digest(vec![1]), bytes: vec![0; 20_000] },
+                Wanted::Snapshot { .. } => {
+                    Found::Snapshot { offer: offer("s", 3, 0), manifest: vec![1; 20_000] }
+                }
+                Wanted::Chunk { .. } => Found::Chunk(vec![0; 20_000]),
             };
             Input::Read { req, found }
         }

@@ -6,7 +6,7 @@ use opor_core::{
     CausalLength, Change, Changeset, Cid, ColVersion, DbVersion, DecodeLimits, EncodeOptions, EqualValues,
     Incoming, LocalRow, Outcome, PackedKey, SiteId, Value, decide,
 };
-use opor_sync_proto::{Ask, Cursor, Digest, Echoes, Found, Offer, Rejection, Resume, Wanted, Work};
+use opor_sync_proto::{Ask, Cursor, Echoes, Found, Offer, Rejection, Resume, SnapshotId, Wanted, Work};
 
 /// Chunks of a snapshot have at most so many bytes.
 const CHUNK_MAX: usize = 3000;
@@ -22,9 +22,11 @@ pub(crate) struct Cell {
 }
 
 /// A snapshot on its way in, kept over restarts.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Partial {
-    id: Digest,
+    id: SnapshotId,
+    /// A hash for each chunk.
+    manifest: Vec<u8>,
     bytes: Vec<u8>,
     chunks: u64,
 }
@@ -38,7 +40,7 @@ pub(crate) struct Replica {
     /// How far each peer was pulled, as that peer wrote it.
     pub(crate) pulled: BTreeMap<SiteId, Cursor>,
     /// Images given out, by name.
-    images: BTreeMap<Digest, Vec<u8>>,
+    images: BTreeMap<SnapshotId, Vec<u8>>,
     /// By the peer that gives it.
     partials: BTreeMap<SiteId, Partial>,
     /// Changes that were left out because the peer sent them.
@@ -141,11 +143,11 @@ impl Replica {
                 self.read_log(cursor.as_ref(), *changes_max, echoes, *compress)
             }
             Wanted::Snapshot { .. } if !self.has_snapshots => Found::NoSnapshot,
-            Wanted::Snapshot { resume, chunk_max } => self.read_snapshot(resume.as_ref(), *chunk_max),
+            Wanted::Snapshot { resume, item_max } => self.read_snapshot(resume.as_ref(), *item_max),
             Wanted::Chunk { id, index } => {
                 let image = &self.images[id];
                 let chunk = image.chunks(CHUNK_MAX).nth(*index as usize).unwrap();
-                Found::Chunk { digest: digest(chunk), bytes: chunk.to_vec() }
+                Found::Chunk(chunk.to_vec())
             }
         }
     }
@@ -187,8 +189,8 @@ impl Replica {
         }
     }
 
-    fn read_snapshot(&mut self, resume: Option<&Resume>, chunk_max: u64) -> Found {
-        assert!(chunk_max >= CHUNK_MAX as u64);
+    fn read_snapshot(&mut self, resume: Option<&Resume>, item_max: u64) -> Found {
+        assert!(item_max >= CHUNK_MAX as u64);
         let held = resume.filter(|resume| self.images.contains_key(&resume.id));
         let image = match held {
             Some(resume) => self.images[&resume.id].clone(),
@@ -207,13 +209,14 @@ impl Replica {
         {
             // It is of a history that has been cut since.
             self.images.clear();
-            return self.read_snapshot(None, chunk_max);
+            return self.read_snapshot(None, item_max);
         }
-        let id = digest(&image);
+        let manifest: Vec<u8> = image.chunks(CHUNK_MAX).flat_map(hash).collect();
+        let id = SnapshotId(hash(&manifest).to_vec());
         let (chunks, bytes) = (image.len().div_ceil(CHUNK_MAX) as u64, image.len() as u64);
         let first = held.map_or(0, |resume| resume.index.min(chunks - 1));
         self.images.insert(id.clone(), image);
-        Found::Snapshot(Offer { id, chunks, bytes, first, cursor })
+        Found::Snapshot { offer: Offer { id, chunks, bytes, first, cursor }, manifest }
     }
 
     /// Stores something of a peer. `Ok` has the version it took, if it changed anything.
@@ -224,10 +227,15 @@ impl Replica {
                 self.pulled.insert(peer, cursor.clone());
                 Ok(version)
             }
-            Work::Offer(offer) => {
-                let partial = self.partials.entry(peer).or_default();
+            Work::Offer { offer, manifest } => {
+                let (id, manifest) = (offer.id.clone(), manifest.clone());
+                if id.0 != hash(&manifest) {
+                    return Err(Rejection::Snapshot);
+                }
+                let begun = Partial { id, manifest, bytes: Vec::new(), chunks: 0 };
+                let partial = self.partials.entry(peer).or_insert_with(|| begun.clone());
                 if partial.id != offer.id {
-                    *partial = Partial { id: offer.id.clone(), ..Partial::default() };
+                    *partial = begun;
                 }
                 if partial.chunks < offer.first {
                     return Err(Rejection::Snapshot);
@@ -236,10 +244,11 @@ impl Replica {
                 partial.chunks = offer.first;
                 Ok(None)
             }
-            Work::Chunk { index, digest: stated, bytes } => {
+            Work::Chunk { index, bytes } => {
                 // A second session with the same peer may have taken the place of this one.
                 let partial = self.partials.get_mut(&peer).ok_or(Rejection::Snapshot)?;
-                if partial.chunks != *index || digest(bytes) != *stated {
+                let stated = partial.manifest.chunks(8).nth(*index as usize);
+                if partial.chunks != *index || stated != Some(&hash(bytes)) {
                     return Err(Rejection::Snapshot);
                 }
                 partial.bytes.extend_from_slice(bytes);
@@ -248,7 +257,7 @@ impl Replica {
             }
             Work::Install(offer) => {
                 let partial = self.partials.remove(&peer).ok_or(Rejection::Snapshot)?;
-                if digest(&partial.bytes) != offer.id || partial.bytes.len() as u64 != offer.bytes {
+                if partial.id != offer.id || partial.bytes.len() as u64 != offer.bytes {
                     return Err(Rejection::Snapshot);
                 }
                 let end = partial.bytes.iter().position(|byte| *byte == 0).unwrap();
@@ -295,9 +304,9 @@ impl Replica {
 }
 
 /// FNV-1a, good enough to tell a model's chunks apart.
-fn digest(bytes: &[u8]) -> Digest {
+fn hash(bytes: &[u8]) -> [u8; 8] {
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    Digest(hash.to_be_bytes().to_vec())
+    hash.to_be_bytes()
 }

@@ -2,8 +2,8 @@
 
 use opor_core::Value;
 use opor_sync_proto::{
-    Ask, Capabilities, CloseReason, Digest, Event, Found, Hello, Input, Kind, Message, Offer, Output,
-    Rejection, Resume, Violation, Wanted, Work,
+    Ask, Capabilities, CloseReason, Event, Found, Hello, Input, Kind, Message, Offer, Output, Rejection,
+    Resume, SnapshotId, Violation, Wanted, Work,
 };
 
 use crate::lone::{Lone, changes, config, cursor, hello};
@@ -11,17 +11,29 @@ use crate::world::{Conditions, World};
 
 /// An offer of chunks of ten bytes.
 pub(crate) fn offer(id: &str, chunks: u64, first: u64) -> Offer {
-    let id = Digest(id.as_bytes().to_vec());
+    let id = SnapshotId(id.as_bytes().to_vec());
     Offer { id, chunks, bytes: 10 * chunks, first, cursor: cursor("40@2") }
 }
 
 fn resume(id: &str, index: u64) -> Resume {
-    Resume { id: Digest(id.as_bytes().to_vec()), index }
+    Resume { id: SnapshotId(id.as_bytes().to_vec()), index }
 }
 
 fn chunk(number: u64, index: u64, payload: &[u8]) -> Message<'_> {
-    let (len, digest) = (payload.len() as u64, Digest(vec![index as u8]));
-    Message::Chunk { number, len, index, digest, payload }
+    Message::Chunk { number, len: payload.len() as u64, index, payload }
+}
+
+/// An offer with a manifest of eight bytes.
+pub(crate) fn offered(number: u64, id: &str, chunks: u64, first: u64) -> Message<'static> {
+    Message::Offer { number, len: 8, offer: offer(id, chunks, first), payload: b"manifest" }
+}
+
+fn found(id: &str, chunks: u64, first: u64) -> Found {
+    Found::Snapshot { offer: offer(id, chunks, first), manifest: b"manifest".to_vec() }
+}
+
+fn work(id: &str, chunks: u64, first: u64) -> Work {
+    Work::Offer { offer: offer(id, chunks, first), manifest: b"manifest".to_vec() }
 }
 
 /// A session whose peer has asked for a snapshot.
@@ -36,19 +48,18 @@ fn asked(of: Option<Resume>) -> Lone {
 fn a_snapshot_is_sent_chunk_by_chunk_and_then_the_log() {
     let mut lone = asked(Some(resume("s", 2)));
     let Output::Read { req, wanted } = lone.poll() else { panic!("not looked for") };
-    assert_eq!(wanted, Wanted::Snapshot { resume: Some(resume("s", 2)), chunk_max: 64 << 10 });
-    lone.input(Input::Read { req, found: Found::Snapshot(offer("s", 4, 2)) });
+    assert_eq!(wanted, Wanted::Snapshot { resume: Some(resume("s", 2)), item_max: 64 << 10 });
+    lone.input(Input::Read { req, found: found("s", 4, 2) });
     lone.input(Input::LocalCommit);
-    lone.check_said(Message::Offer(offer("s", 4, 2)));
+    lone.check_said(offered(0, "s", 4, 2));
     for index in [2, 3] {
         let Output::Read { req, wanted } = lone.poll() else { panic!("not read") };
-        assert_eq!(wanted, Wanted::Chunk { id: Digest(b"s".to_vec()), index });
-        let found = Found::Chunk { digest: Digest(vec![index as u8]), bytes: vec![1; 10] };
-        lone.input(Input::Read { req, found });
-        lone.check_said(chunk(index - 2, index, &[1; 10]));
+        assert_eq!(wanted, Wanted::Chunk { id: SnapshotId(b"s".to_vec()), index });
+        lone.input(Input::Read { req, found: Found::Chunk(vec![1; 10]) });
+        lone.check_said(chunk(index - 1, index, &[1; 10]));
     }
     assert_eq!(lone.session.poll_output(), None, "the log waits to be asked for");
-    lone.say(Message::Ack { items: 2, limit: 1 << 20 });
+    lone.say(Message::Ack { items: 3, limit: 1 << 20 });
     lone.say(Message::Pull { cursor: Some(cursor("40@2")), limit: 1 << 20 });
     let Output::Read { wanted: Wanted::Log { cursor: from, .. }, .. } = lone.poll() else {
         panic!("not read")
@@ -69,49 +80,50 @@ fn asking(of: Option<Resume>) -> Lone {
 #[test]
 fn a_snapshot_is_stored_chunk_by_chunk_and_installed() {
     let mut lone = asking(Some(resume("old", 7)));
-    let limit = |items: u64| 10 * items + config().window as u64;
+    let limit = |bytes: u64| bytes + config().window as u64;
     let store = |lone: &mut Lone, expected: Work| {
         let (req, work) = lone.apply();
         assert_eq!(work, expected);
         req
     };
-    let of = |index: u64, bytes: &[u8]| Work::Chunk {
-        index,
-        digest: Digest(vec![index as u8]),
-        bytes: bytes.to_vec(),
-    };
-    lone.say(Message::Offer(offer("new", 2, 0)));
-    let req = store(&mut lone, Work::Offer(offer("new", 2, 0)));
-    lone.say(chunk(0, 0, b"0123456789"));
+    let of = |index: u64, bytes: &[u8]| Work::Chunk { index, bytes: bytes.to_vec() };
+    let offer = offer("new", 2, 0);
+    lone.say(Message::Offer { number: 0, len: 8, offer: offer.clone(), payload: b"mani" });
+    assert_eq!(lone.session.poll_output(), None, "half a manifest is none");
+    lone.say(Message::Part { number: 0, offset: 4, payload: b"fest" });
+    let req = store(&mut lone, work("new", 2, 0));
+    lone.say(chunk(1, 0, b"0123456789"));
     assert_eq!(lone.session.poll_output(), None, "a chunk waits for its place");
     lone.input(Input::Applied { req, version: None });
     let req = store(&mut lone, of(0, b"0123456789"));
+    lone.check_said(Message::Ack { items: 1, limit: limit(8) });
     assert_eq!(lone.session.poll_output(), None, "not durable, not acknowledged");
     lone.input(Input::Applied { req, version: None });
-    lone.check_said(Message::Ack { items: 1, limit: limit(1) });
-    lone.say(chunk(1, 1, b"abcdefghij"));
+    lone.check_said(Message::Ack { items: 2, limit: limit(18) });
+    lone.say(chunk(2, 1, b"abcdefghij"));
     let req = store(&mut lone, of(1, b"abcdefghij"));
     lone.input(Input::Applied { req, version: None });
-    let req = store(&mut lone, Work::Install(offer("new", 2, 0)));
-    lone.check_said(Message::Ack { items: 2, limit: limit(2) });
+    let req = store(&mut lone, Work::Install(offer));
+    lone.check_said(Message::Ack { items: 3, limit: limit(28) });
     assert_eq!(lone.session.poll_output(), None, "the log is asked for when the snapshot is in place");
     lone.input(Input::Applied { req, version: None });
-    lone.check_said(Message::Pull { cursor: Some(cursor("40@2")), limit: limit(2) });
-    lone.say(changes(2, 1, b"x"));
+    lone.check_said(Message::Pull { cursor: Some(cursor("40@2")), limit: limit(28) });
+    lone.say(changes(3, 1, b"x"));
     assert!(matches!(lone.apply().1, Work::Changes { .. }));
 }
 
 #[test]
 fn a_resumed_snapshot_goes_on_where_it_was() {
     let mut lone = asking(Some(resume("s", 3)));
-    lone.say(Message::Offer(offer("s", 4, 3)));
-    let (req, work) = lone.apply();
-    assert_eq!(work, Work::Offer(offer("s", 4, 3)));
+    lone.say(offered(0, "s", 4, 3));
+    let (req, offered) = lone.apply();
+    assert_eq!(offered, work("s", 4, 3));
     lone.input(Input::Applied { req, version: None });
-    lone.say(chunk(0, 3, b"0123456789"));
+    lone.frame();
+    lone.say(chunk(1, 3, b"0123456789"));
     let (req, work) = lone.apply();
     assert!(matches!(work, Work::Chunk { index: 3, .. }));
-    // A chunk that is not what its digest says.
+    // A chunk that is not what the manifest says.
     lone.input(Input::Rejected { req, rejection: Rejection::Snapshot });
     lone.check_closed(CloseReason::Rejected(Rejection::Snapshot));
 }
@@ -135,30 +147,30 @@ fn where_there_is_no_snapshot_the_peer_is_told() {
 #[test]
 fn a_snapshot_may_vanish() {
     let mut lone = asked(None);
-    lone.find(Found::Snapshot(offer("s", 3, 0)));
+    lone.find(found("s", 3, 0));
     lone.frame();
     lone.find(Found::NoSnapshot);
     lone.check_said(Message::Behind { snapshot: false });
 
     let mut lone = asking(None);
-    lone.say(Message::Offer(offer("s", 3, 0)));
+    lone.say(offered(0, "s", 3, 0));
     lone.say(Message::Behind { snapshot: true });
     let (req, _) = lone.apply();
     lone.input(Input::Applied { req, version: None });
-    assert_eq!(lone.drain(), [Output::Event(Event::Behind { snapshot: true })]);
+    assert_eq!(lone.poll(), Output::Event(Event::Behind { snapshot: true }));
 }
 
 /// A peer that offers and takes back, again and again, while the store here is slow.
 #[test]
 fn offers_do_not_pile_up() {
     let mut lone = asking(None);
-    lone.say(Message::Offer(offer("s", 3, 0)));
+    lone.say(offered(0, "s", 3, 0));
     let (req, _) = lone.apply();
     lone.say(Message::Behind { snapshot: true });
     assert_eq!(lone.session.poll_output(), None, "what came is stored first");
     lone.input(Input::Applied { req, version: None });
-    assert_eq!(lone.drain(), [Output::Event(Event::Behind { snapshot: true })]);
-    lone.say(Message::Offer(offer("s", 3, 0)));
+    assert_eq!(lone.poll(), Output::Event(Event::Behind { snapshot: true }));
+    lone.say(offered(1, "s", 3, 0));
     let during = "when nothing was asked for";
     lone.check_violation(Violation::OutOfPhase { kind: Kind::Offer, during });
 }

@@ -365,7 +365,7 @@ impl World {
         if self.side_at(at).is_none() && !matches!(work, Work::Changes { .. }) {
             return;
         }
-        let is_item = matches!(work, Work::Changes { .. } | Work::Chunk { .. });
+        let is_item = matches!(work, Work::Changes { .. } | Work::Offer { .. } | Work::Chunk { .. });
         if let Work::Install(_) = work {
             self.tally.count("install");
         }
