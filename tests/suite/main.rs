@@ -3,6 +3,7 @@
 mod adversary;
 mod convergence;
 mod deviations;
+mod faults;
 mod golden;
 mod histories;
 mod hostile;

@@ -306,3 +306,14 @@ fn open_options_do_not_change_what_is_opened() {
     drop(options(0xa).open(&path).expect("it opens"));
     assert_eq!(std::fs::read(&path).expect("the file reads"), first, "opening writes nothing");
 }
+
+/// `docs/storage.md` draws these bytes.
+#[test]
+fn the_record_in_the_documentation_is_what_is_written() {
+    let store = memory(0xa, "CREATE TABLE todos(id INTEGER PRIMARY KEY NOT NULL, title, done)", &["todos"]);
+    exec(&store, "INSERT INTO todos VALUES (1, 'a', 0), (2, 'b', 0), (3, 'c', 0)");
+    exec(&store, "UPDATE todos SET done = 1 WHERE id = 2");
+    exec(&store, "DELETE FROM todos WHERE id = 3");
+    let tail = lines(&store, "SELECT lower(hex(body)) FROM opor_tail WHERE db_version = 3");
+    assert_eq!(tail, ["01010000000f480606000000030046120202561802"]);
+}

@@ -97,17 +97,39 @@ pub enum Breach {
 }
 
 impl Changeset {
-    /// Checks every change against the limits and the caps of the counters.
+    /// Checks every change against the limits and the caps of the counters, in one pass. Tells the largest version of
+    /// any cell: what a hybrid clock moves to. It is 0 when there is no cell.
     ///
     /// # Errors
-    /// The first change that breaks one. Nothing else is looked at after it.
-    pub fn validate(&self, limits: &Limits) -> Result<(), InvalidChange> {
+    /// A change that breaks one. Nothing else is looked at after it.
+    pub fn validate(&self, limits: &Limits) -> Result<ColVersion, InvalidChange> {
+        self.check_names(limits)?;
+        let (mut newest, mut count) = (ColVersion(0), 0);
         for row in self.rows() {
-            self.check_row(row, limits).map_err(|breach| self.invalid(row, breach))?;
+            let of_row = self.check_row(row, limits).map_err(|breach| self.invalid(row, breach))?;
+            newest = newest.max(of_row);
+            count += row.cells.len() + usize::from(row.sentinel.is_some());
+            if count > limits.changes_max {
+                let (count, max) = (self.len(), limits.changes_max);
+                return Err(self.invalid(row, Breach::TooManyChanges { count, max }));
+            }
         }
-        let count = self.len();
-        if let (true, Some(row)) = (count > limits.changes_max, self.rows().last()) {
-            return Err(self.invalid(row, Breach::TooManyChanges { count, max: limits.changes_max }));
+        Ok(newest)
+    }
+
+    /// Checks the names of tables and columns that changes mention.
+    fn check_names(&self, limits: &Limits) -> Result<(), InvalidChange> {
+        for (index, table) in self.tables().iter().enumerate() {
+            for name in std::iter::once(&table.name).chain(&table.columns) {
+                let named = |row: &&RowChange| {
+                    let cells = row.cells.iter().map(|cell| &table.columns[cell.column as usize]);
+                    row.table as usize == index
+                        && (*name == table.name || cells.into_iter().any(|own| own == name))
+                };
+                if let (Err(breach), Some(row)) = (check_name(name, limits), self.rows().iter().find(named)) {
+                    return Err(self.invalid(row, breach));
+                }
+            }
         }
         Ok(())
     }
@@ -128,24 +150,12 @@ impl Changeset {
         Ok(())
     }
 
-    /// The largest version of any cell; what a clock moves to.
-    #[must_use]
-    pub fn col_version_max(&self) -> ColVersion {
-        self.rows()
-            .iter()
-            .flat_map(|row| &row.cells)
-            .map(|cell| cell.clock.col_version)
-            .max()
-            .unwrap_or_default()
-    }
-
     fn invalid(&self, row: &RowChange, breach: Breach) -> InvalidChange {
         InvalidChange { table: self.tables()[row.table as usize].name.clone(), key: row.key.clone(), breach }
     }
 
-    fn check_row(&self, row: &RowChange, limits: &Limits) -> Result<(), Breach> {
-        let header = &self.tables()[row.table as usize];
-        check_name(&header.name, limits)?;
+    /// Tells the largest version of the row's cells.
+    fn check_row(&self, row: &RowChange, limits: &Limits) -> Result<ColVersion, Breach> {
         check_counter("cl", row.cl.0, CausalLength::MAX.0)?;
         if row.cl == CausalLength(0) {
             return Err(Breach::NoCausalLength);
@@ -153,12 +163,13 @@ impl Changeset {
         if row.cl.is_deleted() && !row.cells.is_empty() {
             return Err(Breach::CellsOfDeleted { cl: row.cl });
         }
+        let mut newest = ColVersion(0);
         for cell in &row.cells {
-            let column = &header.columns[cell.column as usize];
-            check_name(column, limits)?;
+            newest = newest.max(cell.clock.col_version);
             match &cell.value {
                 Value::Real(real) if real.is_nan() => {
-                    return Err(Breach::NotANumber { column: column.clone() });
+                    let columns = &self.tables()[row.table as usize].columns;
+                    return Err(Breach::NotANumber { column: columns[cell.column as usize].clone() });
                 }
                 value if value.payload_len() > limits.value_bytes_max => {
                     return Err(Breach::ValueLength {
@@ -174,7 +185,7 @@ impl Changeset {
             check_counter("db_version", clock.db_version.0, DbVersion::MAX.0)?;
             check_counter("seq", clock.seq, DbVersion::MAX.0)?;
         }
-        Ok(())
+        Ok(newest)
     }
 }
 

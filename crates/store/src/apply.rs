@@ -14,6 +14,7 @@ use crate::cursor::Cursor;
 use crate::engine::Engine;
 use crate::merge::{IncomingCell, IncomingClock, IncomingRow, MergeSql, Merger, RowOutcome, Watch};
 use crate::meta;
+use crate::whole::{Layout, Whole};
 
 /// Why a changeset was refused. Nothing of it is stored.
 #[derive(Debug, thiserror::Error)]
@@ -174,16 +175,14 @@ impl Engine {
         sql: &mut MergeSql,
         direct: bool,
     ) -> Result<ApplyReport, ApplyError> {
-        changeset.validate(&Limits::default())?;
+        let newest = changeset.validate(&Limits::default())?;
         self.enlist()?;
         self.replay()?;
         sql.follow_schema(self.catalog.borrow().schema_version);
         let plan = self.plan(changeset)?;
         let watch = self.watch(options)?;
         let mut report = ApplyReport::default();
-        if let Some(stamp) = self.observe_all(changeset)? {
-            self.hybrid.borrow_mut().restore(stamp);
-        }
+        self.observe_all(changeset, newest)?;
         let triggers = options.without_triggers.then(|| self.db.set_triggers(false));
         let merged = self.merge_rows(changeset, &plan, options, watch, sql, direct, &mut report);
         if let Some(on) = triggers {
@@ -196,12 +195,17 @@ impl Engine {
         Ok(report)
     }
 
-    fn observe_all(&self, changeset: &Changeset) -> Result<Option<opor_core::Hlc>, ApplyError> {
+    /// Moves the hybrid clock past the newest stamp, unless one is too far ahead.
+    fn observe_all(&self, changeset: &Changeset, newest: ColVersion) -> Result<(), ApplyError> {
         if self.policy() != crate::ClockPolicy::Hlc {
-            return Ok(None);
+            return Ok(());
         }
-        changeset.check_drift(&self.hybrid.borrow(), self.wall.now())?;
-        Ok(Some(opor_core::Hlc::from_version(changeset.col_version_max())))
+        let (stamp, wall) = (opor_core::Hlc::from_version(newest), self.wall.now());
+        if self.hybrid.borrow().check(stamp, wall).is_err() {
+            changeset.check_drift(&self.hybrid.borrow(), wall)?;
+        }
+        self.hybrid.borrow_mut().restore(stamp);
+        Ok(())
     }
 
     fn watch(&self, options: &ApplyOptions) -> Result<Watch, Error> {
@@ -234,12 +238,6 @@ impl Engine {
             columns.push(places?);
             tables.push(table);
         }
-        for row in changeset.rows() {
-            let table = &tables[row.table as usize];
-            if !table.fits(&row.key) {
-                return Err(ApplyError::KeyShape { table: table.name.to_string(), key: row.key.clone() });
-            }
-        }
         let ordinals: Result<Vec<_>, _> = changeset.sites().iter().map(|site| self.ordinal(*site)).collect();
         Ok(Plan { tables, columns, ordinals: ordinals? })
     }
@@ -259,10 +257,50 @@ impl Engine {
         let mut merger = Merger { engine: self, sql, direct, watch };
         let mut changed = false;
         let mut cells = Vec::new();
+        let mut layout = Layout::default();
         for row in changeset.rows() {
             let table = &plan.tables[row.table as usize];
+            let failed = |error| refused(table, row, error);
+            if !table.fits(&row.key) {
+                return Err(ApplyError::KeyShape { table: table.name.to_string(), key: row.key.clone() });
+            }
+            let whole = if layout.fits(table, row, &plan.columns[row.table as usize]) {
+                whole_clock(changeset, plan, row, dv)
+            } else {
+                None
+            };
+            let place = match whole {
+                Some(clock) => match merger.merge_whole(table, row, &layout, clock).map_err(failed)? {
+                    Whole::Inserted => {
+                        changed = true;
+                        report.rows_inserted += 1;
+                        report.cells_won += row.cells.len();
+                        if options.events {
+                            let (table, key) = (table.name.clone(), row.key.clone());
+                            report.events.push(MergeEvent { table, key, kind: MergeEventKind::Inserted });
+                        }
+                        continue;
+                    }
+                    Whole::Known => {
+                        report.unchanged += row.cells.len();
+                        continue;
+                    }
+                    Whole::Won => {
+                        changed = true;
+                        report.rows_updated += 1;
+                        report.cells_won += row.cells.len();
+                        continue;
+                    }
+                    Whole::Lost => {
+                        report.cells_lost += row.cells.len();
+                        continue;
+                    }
+                    Whole::Other(place) => Some(place),
+                },
+                None => None,
+            };
             let mut incoming = incoming(changeset, plan, row, dv, cells);
-            let outcome = merger.merge(table, &incoming).map_err(|error| refused(table, row, error))?;
+            let outcome = merger.merge(table, &incoming, place).map_err(failed)?;
             changed |= outcome.deleted || outcome.created || !outcome.won.is_empty();
             report.count(&outcome);
             if options.events {
@@ -334,6 +372,28 @@ impl ApplyReport {
     }
 }
 
+/// The clock of the first cell of a row, when its site wrote all of its cells at once, one after the other.
+fn whole_clock(changeset: &Changeset, plan: &Plan, row: &RowChange, dv: u64) -> Option<IncomingClock> {
+    let first = row.cells.first().filter(|_| row.cl.0 == 1 && row.sentinel.is_none())?.clock;
+    let mut next = first.seq;
+    let follows = |cell: &opor_core::Cell| {
+        let clock = &cell.clock;
+        next += 1;
+        clock.col_version == first.col_version && clock.site == first.site && clock.seq == next - 1
+    };
+    row.cells.iter().all(follows).then(|| incoming_clock(changeset, plan, &first, dv))
+}
+
+fn incoming_clock(changeset: &Changeset, plan: &Plan, clock: &opor_core::Clock, dv: u64) -> IncomingClock {
+    IncomingClock {
+        cv: clock.col_version.0,
+        seq: clock.seq,
+        site: changeset.sites()[clock.site as usize],
+        ordinal: plan.ordinals[clock.site as usize],
+        dv,
+    }
+}
+
 fn incoming<'a>(
     changeset: &Changeset,
     plan: &Plan,
@@ -341,13 +401,7 @@ fn incoming<'a>(
     dv: u64,
     mut cells: Vec<IncomingCell<'a>>,
 ) -> IncomingRow<'a> {
-    let clock = |clock: &opor_core::Clock| IncomingClock {
-        cv: clock.col_version.0,
-        seq: clock.seq,
-        site: changeset.sites()[clock.site as usize],
-        ordinal: plan.ordinals[clock.site as usize],
-        dv,
-    };
+    let clock = |clock| incoming_clock(changeset, plan, clock, dv);
     let columns = &plan.columns[row.table as usize];
     cells.clear();
     cells.extend(row.cells.iter().map(|cell| IncomingCell {

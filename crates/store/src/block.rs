@@ -4,6 +4,7 @@
 //! groups hide earlier ones. `docs/storage.md` draws the bytes.
 
 use crate::colset::ColSet;
+use crate::tombs::Tomb;
 use crate::varint::{self, DamagedRecord, Reader};
 
 /// 2^5 rows are in a block: a bulk insert then costs about a byte a row, and a block in which every cell was written
@@ -118,6 +119,31 @@ impl Block {
         self.groups.iter().rev().find(|group| group.covers(row, col)).map(|group| group.clock(row, col))
     }
 
+    /// Whether `clock` is that of the first of these columns in a row, and the others were written with it. `false`
+    /// may be wrong when they were written with yet others.
+    pub(crate) fn has_written(&self, row: u32, cols: &ColSet, clock: &CellClock) -> bool {
+        let over = |group: &&Group| group.rows >> row & 1 == 1 && group.cols.intersects(cols);
+        self.groups.iter().rev().find(over).is_some_and(|group| {
+            group.cols == *cols
+                && group.cv == clock.cv
+                && group.site == clock.site
+                && group.anchor + i64::from(group.stride) * i64::from(row) == clock.seq.cast_signed()
+        })
+    }
+
+    /// The least and the greatest version of these cells of a row; `None` when one of them has no clock.
+    pub(crate) fn versions_of(&self, row: u32, cols: &ColSet) -> Option<(u64, u64)> {
+        let over = |group: &&Group| group.rows >> row & 1 == 1 && group.cols.intersects(cols);
+        let newest = self.groups.iter().rev().find(over)?;
+        if cols.is_subset(&newest.cols) {
+            return Some((newest.cv, newest.cv));
+        }
+        cols.iter().try_fold((u64::MAX, 0), |(least, greatest), col| {
+            let cv = self.cell(row, col)?.cv;
+            Some((least.min(cv), greatest.max(cv)))
+        })
+    }
+
     /// The causal length of a row: its sentinel's, 1 when only its cells are known, 0 when nothing is.
     pub(crate) fn cl(&self, row: u32) -> u64 {
         match self.cell(row, ColSet::SENTINEL) {
@@ -127,8 +153,35 @@ impl Block {
     }
 
     /// The rows that have any clock.
-    pub(crate) fn rows(&self) -> u32 {
+    fn rows(&self) -> u32 {
         self.groups.iter().fold(0, |rows, group| rows | group.rows)
+    }
+
+    /// The rows of which only a tombstone is left: their sentinel's causal length is even. Where keys are not rowids
+    /// there are none, and tombstones are found by key.
+    pub(crate) fn dead(&self) -> u32 {
+        let dead =
+            self.groups.iter().filter(|group| group.cv & 1 == 0 && group.cols.contains(ColSet::SENTINEL));
+        dead.fold(0, |rows, group| rows | group.rows)
+    }
+
+    /// The rows that are there.
+    pub(crate) fn live(&self) -> u32 {
+        self.rows() & !self.dead()
+    }
+
+    /// What is left of a row that is gone.
+    pub(crate) fn tomb(&self, row: u32) -> Option<Tomb> {
+        let CellClock { cv: cl, dv, seq, site, .. } = self.cell(row, ColSet::SENTINEL)?;
+        (cl & 1 == 0).then_some(Tomb { cl, dv, seq, site })
+    }
+
+    /// Records that a row is gone.
+    pub(crate) fn bury(&mut self, row: u32, tomb: Tomb) {
+        let Tomb { cl, dv, seq, site } = tomb;
+        self.clear(1 << row);
+        let clock = CellClock { cv: cl, dv, shown_dv: dv, seq, site };
+        self.put(Group::of_row(row, ColSet::sentinel(), clock));
     }
 
     /// Writes a group over what was there.
@@ -204,6 +257,7 @@ impl Block {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.reserve(self.groups.len() * 16);
         let mut last = Last { dv: self.max_dv, cv: 0 };
         for group in &self.groups {
             encode_group(group, last, out);
@@ -224,6 +278,9 @@ impl Block {
     }
 }
 
+/// SQLite's own limit.
+const COLUMNS_MAX: u32 = 32_767;
+
 const FOREIGN_SITE: u8 = 1;
 const ONE_ROW: u8 = 2;
 const ALL_ROWS: u8 = 4;
@@ -233,6 +290,11 @@ const MOVED: u8 = 32;
 /// Of several rows: the stride is the number of columns. Of one row: its seq is 0.
 const PLAIN_SEQ: u8 = 64;
 const WIDE: u8 = 128;
+/// One cell, which no other two flags can say: then a byte has the row and the low bits of the column, and with
+/// [`WIDE`] the rest of the column follows.
+const ONE_CELL: u8 = ONE_ROW | ALL_ROWS;
+/// How many bits of a lone column stand beside the row.
+const CELL_COLUMN_BITS: u32 = 3;
 
 /// The versions of the group before, which those of the next are told as differences from: groups stand in the order in
 /// which they were written, so the differences are small.
@@ -244,26 +306,27 @@ struct Last {
 
 fn encode_group(group: &Group, last: Last, out: &mut Vec<u8>) {
     let one = group.rows.is_power_of_two();
+    let column = if one { group.cols.only() } else { None };
     let natural = group.stride == group.cols.len();
     let first_seq = group.anchor + i64::from(group.stride) * i64::from(group.rows.trailing_zeros());
     let flag = |on: bool, bit: u8| if on { bit } else { 0 };
     let flags = flag(group.site != 0, FOREIGN_SITE)
         | flag(one, ONE_ROW)
-        | flag(group.rows == u32::MAX, ALL_ROWS)
+        | flag(group.rows == u32::MAX || column.is_some(), ALL_ROWS)
         | flag(group.cv == 1, FIRST_VERSION)
         | flag(group.cv != 1 && group.cv == last.cv, SAME_VERSION)
         | flag(group.shown_dv != group.dv, MOVED)
         | flag(if one { first_seq == 0 } else { natural }, PLAIN_SEQ)
-        | flag(!group.cols.is_narrow(), WIDE);
+        | flag(column.map_or(group.cols.narrow().is_none(), |column| column >> CELL_COLUMN_BITS != 0), WIDE);
     out.push(flags);
-    if flags & WIDE != 0 {
-        varint::put(group.cols.words().count() as u64, out);
-    }
-    group.cols.words().for_each(|word| varint::put(word, out));
-    if one {
-        out.push(group.rows.trailing_zeros() as u8);
-    } else if group.rows != u32::MAX {
-        out.extend_from_slice(&group.rows.to_le_bytes());
+    if let Some(column) = column {
+        let low = column & ((1 << CELL_COLUMN_BITS) - 1);
+        out.push((group.rows.trailing_zeros() << CELL_COLUMN_BITS | low) as u8);
+        if flags & WIDE != 0 {
+            varint::put(u64::from(column >> CELL_COLUMN_BITS), out);
+        }
+    } else {
+        encode_rows_and_cols(group, flags, out);
     }
     varint::put_signed(group.dv.cast_signed() - last.dv.cast_signed(), out);
     if flags & MOVED != 0 {
@@ -283,9 +346,32 @@ fn encode_group(group: &Group, last: Last, out: &mut Vec<u8>) {
     }
 }
 
-fn decode_group(reader: &mut Reader<'_>, last: Last) -> Result<Group, DamagedRecord> {
-    let flags = reader.byte()?;
+fn encode_rows_and_cols(group: &Group, flags: u8, out: &mut Vec<u8>) {
+    if let Some(low) = group.cols.narrow() {
+        varint::put(low, out);
+    } else {
+        varint::put(group.cols.words().count() as u64, out);
+        group.cols.words().for_each(|word| varint::put(word, out));
+    }
+    if flags & ONE_ROW != 0 {
+        out.push(group.rows.trailing_zeros() as u8);
+    } else if group.rows != u32::MAX {
+        out.extend_from_slice(&group.rows.to_le_bytes());
+    }
+}
+
+/// Reads what [`encode_rows_and_cols`] and its caller wrote.
+fn decode_rows_and_cols(reader: &mut Reader<'_>, flags: u8) -> Result<(u32, ColSet), DamagedRecord> {
     let on = |bit: u8| flags & bit != 0;
+    if flags & ONE_CELL == ONE_CELL {
+        let byte = u32::from(reader.byte()?);
+        let high = if on(WIDE) { reader.small()? } else { 0 };
+        if high > COLUMNS_MAX >> CELL_COLUMN_BITS {
+            return Err(DamagedRecord);
+        }
+        let column = high << CELL_COLUMN_BITS | byte & ((1 << CELL_COLUMN_BITS) - 1);
+        return Ok((1 << (byte >> CELL_COLUMN_BITS), ColSet::one(column)));
+    }
     let cols = decode_cols(reader, on(WIDE))?;
     let rows = if on(ONE_ROW) {
         1u32.checked_shl(u32::from(reader.byte()?)).ok_or(DamagedRecord)?
@@ -294,6 +380,13 @@ fn decode_group(reader: &mut Reader<'_>, last: Last) -> Result<Group, DamagedRec
     } else {
         u32::from_le_bytes(reader.take(4)?.try_into().expect("four bytes were taken"))
     };
+    Ok((rows, cols))
+}
+
+fn decode_group(reader: &mut Reader<'_>, last: Last) -> Result<Group, DamagedRecord> {
+    let flags = reader.byte()?;
+    let on = |bit: u8| flags & bit != 0;
+    let (rows, cols) = decode_rows_and_cols(reader, flags)?;
     let dv = last.dv.checked_add_signed(reader.signed()?).ok_or(DamagedRecord)?;
     let shown_dv = if on(MOVED) { dv.wrapping_sub(reader.signed()?.cast_unsigned()) } else { dv };
     let cv = if on(FIRST_VERSION) {
@@ -326,8 +419,7 @@ fn decode_cols(reader: &mut Reader<'_>, wide: bool) -> Result<ColSet, DamagedRec
     }
     let words = reader.varint()?;
     let mut cols = ColSet::default();
-    // SQLite's own limit is 32,767 columns.
-    if words > 513 {
+    if words > u64::from(COLUMNS_MAX / 64) + 1 {
         return Err(DamagedRecord);
     }
     for i in 0..words as u32 {
@@ -368,7 +460,10 @@ mod tests {
         block.put(Group { cols: wide, ..group(0b1010, 1, 6, 1 << 52, 7) });
         block.put(Group { site: 9, shown_dv: 2, ..group(1 << 31, 2, 7, 1 << 52, 0) });
         block.put(Group { cv: 0, ..group(1, 3, 4, 0, 99_999_999_999) });
-        assert_eq!(block.groups.len(), 4);
+        block.put(group(1 << 30, 7, 8, 5, 0));
+        block.put(group(1 << 30, 8, 8, 5, 3));
+        block.put(group(1 << 30, 1_900, 8, 1, 0));
+        assert_eq!(block.groups.len(), 7);
         round_trip(&block);
     }
 
@@ -386,7 +481,9 @@ mod tests {
         block.put(group(0b101, 1, 3, 7, 0));
         assert_eq!(block.groups.len(), 2, "nothing is left of the first group");
         block.clear(0b010);
-        assert_eq!((block.rows(), block.cl(1), block.cl(0)), (0b101, 0, 1));
+        assert_eq!((block.live(), block.cl(1), block.cl(0)), (0b101, 0, 1));
+        block.bury(0, Tomb { cl: 2, dv: 4, seq: 0, site: 0 });
+        assert_eq!((block.live(), block.dead(), block.cl(0)), (0b100, 0b001, 2));
     }
 
     #[test]
@@ -415,6 +512,6 @@ mod tests {
                 0,
             ));
         }
-        assert!(round_trip(&block) <= 32 * 9, "nine bytes a cell");
+        assert!(round_trip(&block) <= 32 * 8, "eight bytes a cell");
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Table {
     pub(crate) key: Vec<KeyColumn>,
     /// What replicates besides the key, in table order.
     pub(crate) columns: Vec<Column>,
+    /// Places in `columns` of those that need a value in every row.
+    pub(crate) filled: Vec<usize>,
     /// The bits of all `columns`, or the sentinel's where there are none.
     pub(crate) all: ColSet,
     /// Every column of the table, generated ones included: what the preupdate hook counts.
@@ -403,6 +405,8 @@ impl Shape {
         if columns.is_empty() {
             all = ColSet::sentinel();
         }
+        let filled = |(place, column): (usize, &Column)| column.filler.is_some().then_some(place);
+        let filled = columns.iter().enumerate().filter_map(filled).collect();
         Table {
             id,
             name: self.name.into(),
@@ -412,6 +416,7 @@ impl Shape {
             rowid_name: self.rowid_name,
             key: self.key,
             columns,
+            filled,
             all,
             width: self.width,
         }

@@ -464,7 +464,7 @@ unsafe fn merge(
         incoming.cells.push(IncomingCell { column, value: change.value, clock });
     }
     let mut merger = Merger { engine, sql, direct: false, watch: Watch::Nothing };
-    let outcome = merger.merge(&table, &incoming)?;
+    let outcome = merger.merge(&table, &incoming, None)?;
     let impacted = outcome.won.len() + usize::from(outcome.deleted) + usize::from(outcome.created);
     engine.rows_impacted.set(engine.rows_impacted.get() + impacted as i64);
     Ok(())

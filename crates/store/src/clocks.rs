@@ -3,36 +3,45 @@
 //! *Staged* is what the open transaction has written; *mirrored* is what committed transactions wrote to the tail
 //! and has not been folded; below is what the clock tables hold. The upper layer hides the lower.
 
-use std::borrow::Cow;
 use std::rc::Rc;
 
+use opor_core::{PackedKey, ValueRef};
 use rusqlite::Error;
 use rustc_hash::FxHashMap;
 
 use crate::block::{BLOCK_SHIFT, Block};
 use crate::catalog::Table;
 use crate::sqlite::{Db, Stmt, failure};
+use crate::tombs::{Tomb, TombId, Tombs, compact};
 use crate::varint::{self, DamagedRecord, Reader};
 
 /// Where a block is: the table's id and the block's number.
 pub(crate) type BlockId = (u32, i64);
-/// A row that is gone: the table's id and its packed key.
-pub(crate) type TombId = (u32, Box<[u8]>);
-
-/// What remains of a deleted row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Tomb {
-    pub(crate) cl: u64,
-    pub(crate) dv: u64,
-    pub(crate) seq: u64,
-    pub(crate) site: u32,
-}
-
 /// A block with, in a keyed table, the packed key of its only row.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Record {
     pub(crate) block: Block,
     pub(crate) key: Option<Box<[u8]>>,
+    /// It was read from the clock table: it is written over there, unless it has been deleted since.
+    pub(crate) stored: bool,
+}
+
+impl Record {
+    /// Runs a statement that writes the record; `groups` are its encoded groups.
+    fn write(&self, stmt: &mut Stmt, block: i64, groups: &[u8]) -> Result<(), Error> {
+        let mut run = stmt.start();
+        run.bind_integer(self.block.max_dv.cast_signed())?;
+        run.bind_blob(groups)?;
+        match &self.key {
+            Some(key) => run.bind_blob(key)?,
+            // Marks blocks that tell of dead rows only.
+            None if self.block.live() == 0 => run.bind_blob(&[])?,
+            None => run.bind(ValueRef::Null)?,
+        }
+        run.bind_integer(block)?;
+        run.step()?;
+        Ok(())
+    }
 }
 
 /// One layer of changes over the clock tables.
@@ -66,7 +75,7 @@ impl Layer {
     /// As one record of the tail; `dv` is the version it is filed under.
     pub(crate) fn encode(&self, dv: u64, out: &mut Vec<u8>) {
         varint::put(self.blocks.len() as u64, out);
-        let mut groups = Vec::new();
+        let mut groups = Vec::with_capacity(256);
         for ((table, number), record) in &self.blocks {
             varint::put(u64::from(*table), out);
             varint::put_signed(*number, out);
@@ -100,7 +109,7 @@ impl Layer {
             let key = reader.bytes()?;
             let block = Block::decode(max_dv, reader.bytes()?)?;
             let key = (!key.is_empty()).then(|| key.into());
-            self.blocks.insert(id, Record { block, key });
+            self.blocks.insert(id, Record { block, key, stored: false });
         }
         while !reader.is_empty() {
             let id = (reader.small()?, reader.bytes()?.into());
@@ -122,6 +131,7 @@ impl Layer {
 struct ClockSql {
     get: Stmt,
     put: Stmt,
+    update: Stmt,
     delete: Stmt,
     /// No block at or above this number is in the clock table.
     end: i64,
@@ -142,22 +152,25 @@ pub(crate) struct Clocks {
     pub(crate) staged: Layer,
     pub(crate) mirror: Layer,
     sql: FxHashMap<u32, ClockSql>,
-    tomb_sql: Option<TombSql>,
+    tombs: Tombs,
     /// The block read last, as it is in the clock table: neighbours are often asked for in turn.
     cached: Option<(BlockId, Record)>,
     /// Mixed into hashes of keys, so that nobody outside can make keys collide.
     pub(crate) hash_seed: u64,
-    /// Tables that have had a tombstone since the file was last read; others need no look-up.
-    tombs_possible: FxHashMap<u32, bool>,
 }
 
-#[derive(Debug)]
-struct TombSql {
-    get: Stmt,
-    insert: Stmt,
-    put: Stmt,
-    delete: Stmt,
-    any: Stmt,
+/// The rowid that a packed key of one integer is.
+pub(crate) fn rowid_of(key: &[u8]) -> i64 {
+    let bytes = key.get(2..).unwrap_or_default();
+    bytes.iter().fold(0, |value: u64, byte| value << 8 | u64::from(*byte)).cast_signed()
+}
+
+/// The packed key of a rowid that is the key.
+pub(crate) fn key_of(rowid: i64) -> Vec<u8> {
+    let mut key = Vec::with_capacity(10);
+    PackedKey::begin(1, &mut key);
+    PackedKey::pack_column(ValueRef::Integer(rowid), &mut key);
+    key
 }
 
 pub(crate) const fn block_of(row: i64) -> (i64, u32) {
@@ -171,26 +184,24 @@ impl Clocks {
             staged: Layer::default(),
             mirror: Layer::default(),
             sql: FxHashMap::default(),
-            tomb_sql: None,
+            tombs: Tombs::new(db),
             cached: None,
             hash_seed: 0,
-            tombs_possible: FxHashMap::default(),
         }
     }
 
     /// Lets go of every statement, before the connection closes or a clock table is dropped.
     pub(crate) fn finalize(&mut self) {
         self.sql.clear();
-        self.tomb_sql = None;
+        self.tombs.finalize();
         self.cached = None;
-        self.tombs_possible.clear();
     }
 
     /// Forgets what was derived from the file, because another connection may have changed it.
     pub(crate) fn forget_file(&mut self) {
         self.mirror.clear();
         self.cached = None;
-        self.tombs_possible.clear();
+        self.tombs.forget_file();
         self.sql.values_mut().for_each(|sql| sql.end = i64::MAX);
     }
 
@@ -229,7 +240,10 @@ impl Clocks {
                 Ok(entry.insert(ClockSql {
                     get: db.prepare(&format!("SELECT max_db_version, groups, key FROM {name} WHERE block = ?"))?,
                     put: db.prepare(&format!(
-                        "INSERT OR REPLACE INTO {name}(block, max_db_version, groups, key) VALUES (?, ?, ?, ?)"
+                        "INSERT OR REPLACE INTO {name}(max_db_version, groups, key, block) VALUES (?, ?, ?, ?)"
+                    ))?,
+                    update: db.prepare(&format!(
+                        "UPDATE {name} SET max_db_version = ?, groups = ?, key = ? WHERE block = ?"
                     ))?,
                     delete: db.prepare(&format!("DELETE FROM {name} WHERE block = ?"))?,
                     end: i64::MAX,
@@ -250,7 +264,7 @@ impl Clocks {
         }
         let block = Block::decode(row.integer(0).cast_unsigned(), row.blob(1)).map_err(damaged)?;
         let key = row.blob(2);
-        Ok(Some(Record { block, key: (!key.is_empty()).then(|| key.into()) }))
+        Ok(Some(Record { block, key: (!key.is_empty()).then(|| key.into()), stored: true }))
     }
 
     /// Learns where the clock table ends, so that a bulk insert need not look for blocks that cannot exist.
@@ -308,76 +322,46 @@ impl Clocks {
         }
     }
 
-    /// Where a tombstone would be if no key gave way to another.
-    pub(crate) fn tomb_home(&self, table: u32, key: &[u8]) -> i64 {
-        hash_key(self.hash_seed, table, key)
-    }
-
-    fn tomb_sql(&mut self) -> Result<&mut TombSql, Error> {
-        if self.tomb_sql.is_none() {
-            let db = self.db;
-            self.tomb_sql = Some(TombSql {
-                get: db.prepare("SELECT max_db_version, body FROM opor_tombstone WHERE id = ?")?,
-                insert: db.prepare(
-                    "INSERT INTO opor_tombstone(id, max_db_version, body) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                )?,
-                put: db.prepare(
-                    "INSERT OR REPLACE INTO opor_tombstone(id, max_db_version, body) VALUES (?, ?, ?)",
-                )?,
-                delete: db.prepare("DELETE FROM opor_tombstone WHERE id = ?")?,
-                any: db.prepare("SELECT 1 FROM opor_tombstone LIMIT 1")?,
-            });
-        }
-        Ok(self.tomb_sql.as_mut().expect("it has just been set"))
-    }
-
     /// Whether a key of this table may have a tombstone; `false` is certain.
     pub(crate) fn tombs_possible(&mut self, table: u32) -> Result<bool, Error> {
-        if let Some(known) = self.tombs_possible.get(&table) {
-            return Ok(*known);
-        }
-        let mirrored = self.mirror.tombs.keys().chain(self.staged.tombs.keys()).any(|id| id.0 == table);
-        let possible = mirrored || self.tomb_sql()?.any.start().step()?;
-        self.tombs_possible.insert(table, possible);
-        Ok(possible)
+        let Self { tombs, mirror, staged, .. } = self;
+        tombs.possible(table, || mirror.tombs.keys().chain(staged.tombs.keys()).any(|id| id.0 == table))
     }
 
     /// The tombstone of a key.
-    pub(crate) fn tomb(&mut self, table: u32, key: &[u8]) -> Result<Option<Tomb>, Error> {
-        if !self.tombs_possible(table)? {
+    pub(crate) fn tomb(&mut self, table: &Table, key: &[u8]) -> Result<Option<Tomb>, Error> {
+        if table.rowid_is_key {
+            let (block, bit) = block_of(rowid_of(key));
+            return Ok(self.peek((table.id, block))?.block.tomb(bit));
+        }
+        if !self.tombs_possible(table.id)? {
             return Ok(None);
         }
-        let id = (table, Box::from(key));
+        let id = (table.id, compact(key));
         if let Some(tomb) = self.staged.tombs.get(&id).or_else(|| self.mirror.tombs.get(&id)) {
             return Ok(*tomb);
         }
-        Ok(self.tomb_place(table, key)?.1)
+        self.tombs.stored(id.0, &id.1)
     }
 
-    /// Where a tombstone is in its table, or would be.
-    fn tomb_place(&mut self, table: u32, key: &[u8]) -> Result<(i64, Option<Tomb>), Error> {
-        let mut place = hash_key(self.hash_seed, table, key);
-        loop {
-            let mut row = self.tomb_sql()?.get.start();
-            row.bind_integer(place)?;
-            if !row.step()? {
-                return Ok((place, None));
-            }
-            let dv = row.integer(0).cast_unsigned();
-            let (found_table, tomb, found_key) = decode_tomb(dv, row.blob(1)).map_err(damaged)?;
-            if found_table == table && *found_key == *key {
-                return Ok((place, Some(tomb)));
-            }
-            place += 1;
+    /// Records in the open transaction that a row is gone; its clocks go.
+    pub(crate) fn bury(&mut self, table: &Table, key: &[u8], tomb: Tomb) -> Result<(), Error> {
+        if table.rowid_is_key {
+            let (block, bit) = block_of(rowid_of(key));
+            self.stage((table.id, block))?.block.bury(bit, tomb);
+            return Ok(());
         }
+        self.tombs.expect(table.id);
+        self.staged.tombs.insert((table.id, compact(key)), Some(tomb));
+        Ok(())
     }
 
-    /// Sets or removes a tombstone in the open transaction.
-    pub(crate) fn set_tomb(&mut self, table: u32, key: &[u8], tomb: Option<Tomb>) {
-        if tomb.is_some() && self.tombs_possible.get(&table) != Some(&true) {
-            self.tombs_possible.insert(table, true);
+    /// Takes the tombstone of a key away in the open transaction. Where the rowid is the key there is nothing to do:
+    /// the row's new clocks hide it.
+    pub(crate) fn unbury(&mut self, table: &Table, key: &[u8]) {
+        if !table.rowid_is_key {
+            self.staged.tombs.insert((table.id, compact(key)), None);
         }
-        self.staged.tombs.insert((table, key.into()), tomb);
     }
 
     /// Writes the mirror and what is staged into the clock tables; the tail is then empty.
@@ -395,6 +379,7 @@ impl Clocks {
     }
 
     fn write_layer(&mut self, layer: &Layer) -> Result<(), Error> {
+        let db = self.db;
         let mut ids: Vec<BlockId> = layer.blocks.keys().copied().collect();
         ids.sort_unstable();
         let mut groups = Vec::new();
@@ -408,85 +393,19 @@ impl Clocks {
             }
             groups.clear();
             record.block.encode(&mut groups);
-            let mut put = sql.put.start();
-            put.bind_integer(id.1)?;
-            put.bind_integer(record.block.max_dv.cast_signed())?;
-            put.bind_blob(&groups)?;
-            match &record.key {
-                Some(key) => put.bind_blob(key)?,
-                None => put.bind(opor_core::ValueRef::Null)?,
+            // Replacing a row costs twice as much as updating it.
+            let updated = record.stored && {
+                record.write(&mut sql.update, id.1, &groups)?;
+                db.changes() > 0
+            };
+            if !updated {
+                record.write(&mut sql.put, id.1, &groups)?;
             }
-            put.step()?;
-            drop(put);
             if sql.end != i64::MAX {
                 sql.end = sql.end.max(id.1.saturating_add(1));
             }
         }
-        self.write_tombs(layer)
-    }
-
-    fn write_tombs(&mut self, layer: &Layer) -> Result<(), Error> {
-        let seed = self.hash_seed;
-        let mut tombs: Vec<_> =
-            layer.tombs.iter().map(|(id, tomb)| (hash_key(seed, id.0, &id.1), id, tomb)).collect();
-        tombs.sort_unstable_by_key(|(hash, ..)| *hash);
-        let mut body = Vec::new();
-        for (home, (table, key), tomb) in tombs {
-            let Some(tomb) = tomb else {
-                if let (place, Some(_)) = self.tomb_place(*table, key)? {
-                    self.remove_tomb(place)?;
-                }
-                continue;
-            };
-            body.clear();
-            encode_tomb(*table, tomb, key, &mut body);
-            // Nearly always its place is free; else it is this key's own, or another's.
-            if !self.insert_tomb(home, tomb.dv, &body)? {
-                let (place, _) = self.tomb_place(*table, key)?;
-                let mut put = self.tomb_sql()?.put.start();
-                put.bind_integer(place)?;
-                put.bind_integer(tomb.dv.cast_signed())?;
-                put.bind_blob(&body)?;
-                put.step()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn insert_tomb(&mut self, place: i64, dv: u64, body: &[u8]) -> Result<bool, Error> {
-        let db = self.db;
-        let mut insert = self.tomb_sql()?.insert.start();
-        insert.bind_integer(place)?;
-        insert.bind_integer(dv.cast_signed())?;
-        insert.bind_blob(body)?;
-        insert.step()?;
-        Ok(db.changes() > 0)
-    }
-
-    /// Removes a tombstone and moves up the ones that had to give way to it.
-    fn remove_tomb(&mut self, place: i64) -> Result<(), Error> {
-        self.tomb_sql()?.delete.run(&[place])?;
-        let mut next = place + 1;
-        loop {
-            let mut row = self.tomb_sql()?.get.start();
-            row.bind_integer(next)?;
-            if !row.step()? {
-                return Ok(());
-            }
-            let dv = row.integer(0);
-            let body = row.blob(1).to_vec();
-            drop(row);
-            self.tomb_sql()?.delete.run(&[next])?;
-            let (table, _, key) = decode_tomb(dv.cast_unsigned(), &body).map_err(damaged)?;
-            let (home, _) = self.tomb_place(table, &key)?;
-            let mut put = self.tomb_sql()?.put.start();
-            put.bind_integer(home)?;
-            put.bind_integer(dv)?;
-            put.bind_blob(&body)?;
-            put.step()?;
-            drop(put);
-            next += 1;
-        }
+        self.tombs.write(layer.tombs.iter())
     }
 
     /// The block and bit of a row of a table.
@@ -506,68 +425,6 @@ impl Clocks {
 
 pub(crate) fn damaged(error: DamagedRecord) -> Error {
     failure(error.to_string())
-}
-
-pub(crate) fn encode_tomb(table: u32, tomb: &Tomb, key: &[u8], out: &mut Vec<u8>) {
-    varint::put(u64::from(table), out);
-    varint::put(tomb.cl, out);
-    varint::put(tomb.seq, out);
-    varint::put(u64::from(tomb.site), out);
-    pack_key(key, out);
-}
-
-pub(crate) fn decode_tomb(dv: u64, body: &[u8]) -> Result<(u32, Tomb, Cow<'_, [u8]>), DamagedRecord> {
-    let mut reader = Reader(body);
-    let table = reader.small()?;
-    let tomb = Tomb { cl: reader.varint()?, seq: reader.varint()?, site: reader.small()?, dv };
-    Ok((table, tomb, unpack_key(reader.0)))
-}
-
-/// A key that is one lower-case UUID in text form: one column, text, 36 bytes.
-const UUID_PREFIX: [u8; 3] = [1, 0x0b, 36];
-/// Stands before the 16 bytes of such a UUID. No packed key begins so: none has 0 columns.
-const UUID_MARK: u8 = 0;
-
-fn pack_key(key: &[u8], out: &mut Vec<u8>) {
-    match key.strip_prefix(&UUID_PREFIX).and_then(parse_uuid) {
-        Some(uuid) => {
-            out.push(UUID_MARK);
-            out.extend_from_slice(&uuid);
-        }
-        None => out.extend_from_slice(key),
-    }
-}
-
-fn unpack_key(packed: &[u8]) -> Cow<'_, [u8]> {
-    let Some(uuid) = packed.strip_prefix(&[UUID_MARK]).filter(|uuid| uuid.len() == 16) else {
-        return Cow::Borrowed(packed);
-    };
-    let mut key = Vec::with_capacity(39);
-    key.extend_from_slice(&UUID_PREFIX);
-    for (i, byte) in uuid.iter().enumerate() {
-        if matches!(i, 4 | 6 | 8 | 10) {
-            key.push(b'-');
-        }
-        key.extend([byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]));
-    }
-    Cow::Owned(key)
-}
-
-fn parse_uuid(text: &[u8]) -> Option<[u8; 16]> {
-    if text.len() != 36 || [8, 13, 18, 23].iter().any(|dash| text[*dash] != b'-') {
-        return None;
-    }
-    let mut digits =
-        text.iter().enumerate().filter(|(i, _)| !matches!(i, 8 | 13 | 18 | 23)).map(|(_, c)| match c {
-            b'0'..=b'9' => Some(c - b'0'),
-            b'a'..=b'f' => Some(c - b'a' + 10),
-            _ => None,
-        });
-    let mut uuid = [0; 16];
-    for byte in &mut uuid {
-        *byte = digits.next()?? << 4 | digits.next()??;
-    }
-    Some(uuid)
 }
 
 /// 56 bits, never negative: SQLite then stores the rowid in at most 8 bytes, and probing cannot overflow.

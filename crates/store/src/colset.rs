@@ -51,7 +51,15 @@ impl ColSet {
         self.low == 0 && self.high.is_none()
     }
 
+    /// The bits, when all are in the first word.
+    pub(crate) fn narrow(&self) -> Option<u64> {
+        if self.high.is_none() { Some(self.low) } else { None }
+    }
+
     pub(crate) fn len(&self) -> u32 {
+        if let Some(low) = self.narrow() {
+            return low.count_ones();
+        }
         self.words().map(u64::count_ones).sum()
     }
 
@@ -64,8 +72,25 @@ impl ColSet {
         high.iter().enumerate().all(|(i, own)| own & !word(i) == 0)
     }
 
+    /// The only member, when there is just one.
+    pub(crate) fn only(&self) -> Option<u32> {
+        match self.narrow() {
+            Some(low) => low.is_power_of_two().then(|| low.trailing_zeros()),
+            None if self.len() == 1 => self.iter().next(),
+            None => None,
+        }
+    }
+
+    pub(crate) fn intersects(&self, other: &Self) -> bool {
+        let high = || self.words().zip(other.words()).any(|(own, other)| own & other != 0);
+        self.low & other.low != 0 || (self.high.is_some() && high())
+    }
+
     /// How many members are below `bit`.
     pub(crate) fn rank(&self, bit: u32) -> u32 {
+        if let (Some(low), true) = (self.narrow(), bit < 64) {
+            return (low & ((1 << bit) - 1)).count_ones();
+        }
         let full = (bit / 64) as usize;
         let below: u32 = self.words().take(full).map(u64::count_ones).sum();
         let word = self.words().nth(full).unwrap_or(0);
@@ -88,10 +113,6 @@ impl ColSet {
     /// The words, lowest first; at least one.
     pub(crate) fn words(&self) -> impl Iterator<Item = u64> + '_ {
         std::iter::once(self.low).chain(self.high.iter().flat_map(|high| high.iter().copied()))
-    }
-
-    pub(crate) fn is_narrow(&self) -> bool {
-        self.high.is_none()
     }
 }
 

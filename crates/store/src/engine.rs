@@ -10,8 +10,9 @@ use opor_core::{ClockDrift, EqualValues, Hlc, HybridClock, SiteId};
 use rusqlite::Error;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::block::{CellClock, Group};
 use crate::catalog::{Catalog, ColumnChange, Table};
-use crate::clocks::Clocks;
+use crate::clocks::{Clocks, block_of};
 use crate::colset::ColSet;
 use crate::hook::Assignable;
 use crate::meta::{self, Meta};
@@ -20,13 +21,14 @@ use crate::options::{ClockPolicy, WallClock};
 use crate::read::ReadSql;
 use crate::replay::{Numbering, Replay, seqs_of};
 use crate::sqlite::{Db, Stmt, failure};
+use crate::wal_index::{WalHeader, WalIndex};
 
 /// Does nothing, to a table that holds nothing: having touched it is what counts.
-const ENLIST: &str = "DELETE FROM opor_commit_hook";
-/// The most commits in the tail: reading it at open stays well under a millisecond.
+const ENLIST: &str = "DELETE FROM opor_commit_hook WHERE 0";
+/// The most commits in the tail: reading it at open, and looking through it in a poll, stays well under a millisecond.
 const TAIL_COMMITS_MAX: usize = 256;
-/// The most bytes in the tail.
-const TAIL_BYTES_MAX: usize = 1 << 20;
+/// The most bytes in the tail, which holds whole blocks: where they are large a longer tail saves no page.
+const TAIL_BYTES_MAX: usize = 32 << 10;
 /// A commit that touches more blocks than this goes to the clock tables at once.
 const TAIL_BLOCKS_MAX: usize = 64;
 
@@ -63,6 +65,16 @@ pub(crate) struct Engine {
     /// Set when what is in memory may not match the file.
     stale: Cell<bool>,
     data_version: Cell<i64>,
+    /// Where the WAL index is; `None` until it is asked for, and after a pragma that may have moved it.
+    wal_index: Cell<Option<Option<WalIndex>>>,
+    /// The header of the WAL index when what is in memory matched the file.
+    seen_header: Cell<Option<WalHeader>>,
+    /// The header before the read transaction that is open.
+    header_before: Cell<Option<WalHeader>>,
+    /// The header at the first write of the open transaction, under the write lock.
+    header_at_enlist: Cell<Option<WalHeader>>,
+    /// The table that the hook saw last, for the name that SQLite gave, and the catalog it is from.
+    last_written: RefCell<Option<LastWritten>>,
     /// The first fault of a hook, which has no way to say so: it fails the commit.
     pub(crate) fault: RefCell<Option<String>>,
     /// Merge winners of the open transaction.
@@ -80,6 +92,14 @@ pub(crate) struct Engine {
     backfilled: RefCell<FxHashSet<(u32, u32)>>,
     /// Set when the open transaction changed what memory cannot follow, so that it is read again after the commit.
     reread: Cell<bool>,
+}
+
+/// Statements write to one table many times in a row: comparing two pointers and a name finds it again.
+#[derive(Debug)]
+struct LastWritten {
+    name: *const u8,
+    catalog: Rc<Catalog>,
+    table: Rc<Table>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -139,6 +159,11 @@ impl Engine {
             folded: Cell::new(false),
             stale: Cell::new(true),
             data_version: Cell::new(0),
+            wal_index: Cell::new(None),
+            seen_header: Cell::new(None),
+            header_before: Cell::new(None),
+            header_at_enlist: Cell::new(None),
+            last_written: RefCell::new(None),
             fault: RefCell::new(None),
             rows_impacted: Cell::new(0),
             pending: Cell::new(0),
@@ -203,6 +228,16 @@ impl Engine {
 
     /// Makes what is in memory match the file, as the open transaction sees it.
     pub(crate) fn refresh(&self) -> Result<(), Error> {
+        // This reads something, so that the transaction has its snapshot before the header is looked at.
+        let schema_version =
+            self.sql.borrow_mut().as_mut().map(EngineSql::read_schema_version).transpose()?;
+        self.refresh_at(schema_version)
+    }
+
+    fn refresh_at(&self, schema_version: Option<i64>) -> Result<(), Error> {
+        if !self.stale.get() && self.header_is_seen() {
+            return self.refresh_catalog_at(schema_version);
+        }
         let seen = self.seen_version()?;
         if self.stale.get() || seen != self.data_version.get() {
             self.reload()?;
@@ -213,7 +248,56 @@ impl Engine {
             self.data_version.set(seen);
             self.stale.set(false);
         }
-        self.refresh_catalog()
+        if let Some(header) = self.header_before.take() {
+            self.seen_header.set(Some(header));
+        }
+        self.refresh_catalog_at(schema_version)
+    }
+
+    fn refresh_catalog_at(&self, schema_version: Option<i64>) -> Result<(), Error> {
+        match schema_version {
+            Some(version) if self.catalog.borrow().schema_version != version => self.load_catalog(),
+            _ => Ok(()),
+        }
+    }
+
+    /// The header of the WAL index, where it is known.
+    #[expect(unsafe_code, reason = "reads memory that SQLite shares")]
+    fn header(&self) -> Option<WalHeader> {
+        let index = self.wal_index.get()??;
+        // SAFETY: hooks and calls run while the connection is open.
+        unsafe { index.header() }
+    }
+
+    fn header_is_seen(&self) -> bool {
+        self.seen_header.get().is_some_and(|seen| self.header() == Some(seen))
+    }
+
+    /// A read transaction is about to begin: what it sees is at least as new as the header is now.
+    pub(crate) fn before_snapshot(&self) {
+        self.find_wal_index();
+        self.header_before.set(self.header());
+    }
+
+    fn find_wal_index(&self) {
+        if self.wal_index.get().is_none() {
+            self.wal_index.set(Some(WalIndex::of(self.db)));
+        }
+    }
+
+    pub(crate) fn after_snapshot(&self) {
+        self.header_before.set(None);
+    }
+
+    /// The journal, or how it is locked, may be changed by a statement that is being prepared.
+    pub(crate) fn wal_may_move(&self) {
+        self.wal_index.set(None);
+        self.seen_header.set(None);
+    }
+
+    /// Whether everything newer than `base` is in memory.
+    pub(crate) fn is_layered_since(&self, base: u64) -> bool {
+        base >= self.meta.borrow().folded && !self.folded.get() && !self.reread.get()
     }
 
     fn seen_version(&self) -> Result<i64, Error> {
@@ -226,7 +310,8 @@ impl Engine {
 
     /// Whether nothing has been committed, by anyone, since this connection last looked; and nothing is open.
     pub(crate) fn is_current(&self) -> Result<bool, Error> {
-        Ok(!self.stale.get() && !self.enlisted.get() && self.seen_version()? == self.data_version.get())
+        let quiet = !self.stale.get() && !self.enlisted.get();
+        Ok(quiet && (self.header_is_seen() || self.seen_version()? == self.data_version.get()))
     }
 
     /// When another connection has committed: whether a table was emptied without opor.
@@ -240,14 +325,8 @@ impl Engine {
     }
 
     fn refresh_catalog(&self) -> Result<(), Error> {
-        let version = match self.sql.borrow_mut().as_mut() {
-            Some(sql) => sql.read_schema_version()?,
-            None => return Ok(()),
-        };
-        if self.catalog.borrow().schema_version != version {
-            self.load_catalog()?;
-        }
-        Ok(())
+        let version = self.sql.borrow_mut().as_mut().map(EngineSql::read_schema_version).transpose()?;
+        self.refresh_catalog_at(version)
     }
 
     pub(crate) fn load_catalog(&self) -> Result<(), Error> {
@@ -293,7 +372,7 @@ impl Engine {
         if self.enlisted.get() {
             return Ok(());
         }
-        self.uncaptured(|| {
+        let version = self.uncaptured(|| {
             let mut sql = self.sql.borrow_mut();
             let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
             // SQLite must not prepare this anew by itself: here, in the middle of a write, that would let go of the
@@ -303,10 +382,15 @@ impl Engine {
                 sql.enlist = self.db.prepare(ENLIST)?;
                 sql.enlist_version = version;
             }
-            sql.enlist.run(&[])
+            sql.enlist.run(&[])?;
+            Ok::<_, Error>(version)
         })?;
         self.enlisted.set(true);
-        self.refresh()?;
+        self.find_wal_index();
+        self.header_at_enlist.set(self.header());
+        self.refresh_at(Some(version))?;
+        // Nobody else can commit now: what is in memory is what the header tells of.
+        self.seen_header.set(self.header_at_enlist.get());
         self.backfill_renamed()
     }
 
@@ -315,8 +399,19 @@ impl Engine {
         if self.schema_suspect.replace(false) {
             self.refresh_catalog()?;
         }
-        if let Some((_, table)) = self.catalog.borrow().table_by_bytes(name) {
-            return Ok(Some(table.clone()));
+        if let Some(last) = &*self.last_written.borrow()
+            && last.name == name.as_ptr()
+            && Rc::ptr_eq(&last.catalog, &*self.catalog.borrow())
+            && last.table.name.as_bytes() == name
+        {
+            return Ok(Some(last.table.clone()));
+        }
+        let catalog = self.catalog.borrow().clone();
+        if let Some((_, table)) = catalog.table_by_bytes(name) {
+            let table = table.clone();
+            let last = LastWritten { name: name.as_ptr(), catalog, table: table.clone() };
+            *self.last_written.borrow_mut() = Some(last);
+            return Ok(Some(table));
         }
         if self.plain_tables.borrow().contains(name) {
             return Ok(None);
@@ -425,6 +520,24 @@ impl Engine {
         Ok(())
     }
 
+    /// As [`merge_directly`](Self::merge_directly), for one clock of some columns of a row that is found by rowid.
+    pub(crate) fn merge_group_directly(
+        &self,
+        table: &Table,
+        row: i64,
+        cols: &ColSet,
+        clock: CellClock,
+    ) -> Result<(), Error> {
+        let mut numbering = self.begin_numbering();
+        numbering.dv = numbering.dv.max(clock.dv);
+        numbering.used = numbering.used.max(numbering.dv);
+        let (block, bit) = block_of(row);
+        let mut clocks = self.clocks.borrow_mut();
+        clocks.stage((table.id, block))?.block.put(Group::of_row(bit, cols.clone(), clock));
+        self.numbering.set(Some(numbering));
+        Ok(())
+    }
+
     /// What `crsql_next_db_version` answers.
     pub(crate) fn promise_version(&self, at_least: u64) -> Result<u64, Error> {
         self.replay()?;
@@ -486,7 +599,7 @@ impl Engine {
             // The tail files one record a version.
             && numbering.used > self.db_version();
         if small {
-            let mut body = Vec::with_capacity(128);
+            let mut body = Vec::with_capacity(512);
             clocks.staged.encode(numbering.used, &mut body);
             let mut sql = self.sql.borrow_mut();
             let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
@@ -558,7 +671,12 @@ impl Engine {
         for change in &catalog.unsaved {
             self.save_column(change)?;
         }
+        let recorded = meta::recorded_tables(self.db)?;
         for table in &catalog.dropped {
+            if let Some((_, name)) = recorded.iter().find(|(id, _)| id == table) {
+                let what = "dropped: it does not replicate any more, and peers keep its rows";
+                meta::record_incident(self.db, self.wall.now().0, name, what)?;
+            }
             meta::forget_table(self.db, *table)?;
             meta::remove_tombs(self.db, *table)?;
             self.clocks.borrow_mut().forget_table(*table);
@@ -585,6 +703,9 @@ impl Engine {
         if let (Some(numbering), false) = (self.numbering.get(), clocks.staged.is_empty()) {
             let mut meta = self.meta.borrow_mut();
             meta.db_version = meta.db_version.max(numbering.used);
+            if self.folded.get() {
+                meta.folded = meta.db_version;
+            }
         }
         if self.folded.get() || self.reread.get() {
             clocks.staged.clear();
@@ -593,11 +714,25 @@ impl Engine {
             clocks.publish();
         }
         drop(clocks);
+        // Only the commit that has just been made lies between; it is in memory too.
+        let current = self.header_at_enlist.get().filter(|before| self.seen_header.get() == Some(*before));
+        let now = self.header();
+        if let (Some(before), Some(now)) = (current, now)
+            && now.follows(&before)
+        {
+            self.seen_header.set(Some(now));
+        }
         self.end_transaction();
+    }
+
+    /// The open transaction was rolled back, whether it had written anything or not.
+    pub(crate) fn forget_promise(&self) {
+        self.pending.set(0);
     }
 
     /// `xRollback`: nothing happened.
     pub(crate) fn after_rollback(&self) {
+        self.forget_promise();
         self.clocks.borrow_mut().staged.clear();
         // What was read within the transaction, the schema included, may have been its own.
         self.stale.set(true);
@@ -611,6 +746,7 @@ impl Engine {
         self.numbering.set(None);
         self.stamp.set(None);
         self.enlisted.set(false);
+        self.header_at_enlist.set(None);
         self.keys_matter.set(false);
         self.baked_numbering.set(None);
         self.plain_tables.borrow_mut().clear();

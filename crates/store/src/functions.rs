@@ -77,10 +77,8 @@ pub(crate) fn install(conn: &Connection, engine: *const Engine) -> Result<(), Er
     add("crsql_increment_and_get_seq", |engine, _| {
         Ok(ToSqlOutput::Owned(SqlValue::Integer(engine.next_seq(true))))
     })?;
-    // What guards ask: with opor at hand, the condition is simply false.
-    let pure =
-        FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_INNOCUOUS | FunctionFlags::SQLITE_DETERMINISTIC;
-    conn.create_scalar_function("opor_guard", 0, pure, |_| Ok(false))?;
+    // What guards name. Their condition is false, so it compares nothing.
+    conn.create_collation("opor_guard", |a, b| a.cmp(b))?;
     add("crsql_sha", |_, _| text(SHA))?;
     add("crsql_pack_columns", |_, context| blob(pack(context)?))?;
     add("crsql_config_set", config_set)?;

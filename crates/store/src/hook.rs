@@ -26,7 +26,14 @@ pub(crate) unsafe fn install(db: Db, engine: *const Engine) {
     unsafe {
         ffi::sqlite3_preupdate_hook(db.0, Some(on_change), context);
         ffi::sqlite3_set_authorizer(db.0, Some(on_prepare), context);
+        ffi::sqlite3_rollback_hook(db.0, Some(on_rollback), context);
     }
+}
+
+/// A transaction that wrote nothing is rolled back without a word to the commit hook.
+unsafe extern "C" fn on_rollback(engine: *mut c_void) {
+    // SAFETY: `install` was given an engine that outlives the connection.
+    unsafe { &*engine.cast::<Engine>() }.forget_promise();
 }
 
 /// Allows everything, and remembers which columns some statement can assign: only those need comparing when a row is
@@ -42,6 +49,14 @@ unsafe extern "C" fn on_prepare(
     if matches!(action, ffi::SQLITE_ALTER_TABLE | ffi::SQLITE_DROP_TABLE | ffi::SQLITE_CREATE_TABLE) {
         // SAFETY: `install` was given an engine that outlives the connection.
         unsafe { &*engine.cast::<Engine>() }.schema_may_move();
+    }
+    if action == ffi::SQLITE_PRAGMA && !table.is_null() && !column.is_null() {
+        // SAFETY: `install` was given an engine that outlives the connection; the name is NUL-terminated.
+        let (engine, pragma) = unsafe { (&*engine.cast::<Engine>(), CStr::from_ptr(table)) };
+        let moves = [&b"journal_mode"[..], b"locking_mode"];
+        if moves.iter().any(|name| pragma.to_bytes().eq_ignore_ascii_case(name)) {
+            engine.wal_may_move();
+        }
     }
     if action == ffi::SQLITE_UPDATE && !table.is_null() && !column.is_null() {
         // SAFETY: `install` was given an engine that outlives the connection; the names are NUL-terminated.
@@ -139,6 +154,7 @@ fn on_write(engine: &Engine, op: c_int, name: &CStr, old_row: i64, new_row: i64)
     let table = &table;
     let event = Event { db: engine.db, table, old_row, new_row };
     let keyed_inserts = match op {
+        _ if table.rowid_is_key => false,
         ffi::SQLITE_INSERT => {
             let mut clocks = engine.clocks.borrow_mut();
             table.keyed || engine.keys_matter.get() || clocks.tombs_possible(table.id).map_err(message)?
@@ -152,6 +168,10 @@ fn on_write(engine: &Engine, op: c_int, name: &CStr, old_row: i64, new_row: i64)
     };
     let mut notes = engine.notes.borrow_mut();
     let noted = match op {
+        ffi::SQLITE_INSERT if table.rowid_is_key => {
+            event.insert_rowid(&mut notes, || engine.recursive_triggers());
+            Ok(())
+        }
         ffi::SQLITE_INSERT if !keyed_inserts => {
             notes.push_insert(table.id, new_row);
             Ok(())
@@ -246,18 +266,36 @@ impl Event<'_> {
         Ok(())
     }
 
+    /// A row whose rowid is its key.
+    fn insert_rowid(&self, notes: &mut Notes, recursive_triggers: impl Fn() -> bool) {
+        let (table, row) = (self.table.id, self.new_row);
+        let replaces = matches!(notes.log.last(), Some(Note::Deletes { .. }))
+            && !recursive_triggers()
+            && notes.take_replaced_row(table, row, self.db.total_changes());
+        if replaces {
+            notes.log.push(Note::Replace { table, old: row, row, key: Span::default() });
+        } else {
+            notes.push_insert(table, row);
+        }
+    }
+
     fn delete(&self, notes: &mut Notes) -> Result<(), Fault> {
-        let key = self.key(notes, Side::Old)?;
-        let statement = self.db.total_changes();
         // SAFETY: called from within the hook.
         let blob_column = unsafe { ffi::sqlite3_preupdate_blobwrite(self.db.0) };
         if blob_column >= 0 {
             let column = self.table.columns.iter().find(|column| column.ordinal == blob_column);
             if let Some(column) = column {
+                let key = if self.table.keyed { self.key(notes, Side::Old)? } else { Span::default() };
                 self.push_update(notes, ColSet::one(column.bit), key);
             }
             return Ok(());
         }
+        let statement = self.db.total_changes();
+        if self.table.rowid_is_key {
+            notes.push_delete(self.table.id, self.old_row, statement);
+            return Ok(());
+        }
+        let key = self.key(notes, Side::Old)?;
         notes.log.push(Note::Delete { table: self.table.id, row: self.old_row, key, statement });
         Ok(())
     }
@@ -317,7 +355,12 @@ impl Event<'_> {
             notes.log.push(Note::Relocate { table, old, row, cols });
             return Ok(());
         }
-        let replaced = notes.take_replaced(table, key, self.db.total_changes());
+        let statement = self.db.total_changes();
+        let replaced = if self.table.rowid_is_key {
+            notes.take_replaced_row(table, row, statement).then_some(row)
+        } else {
+            notes.take_replaced(table, key, statement)
+        };
         notes.log.push(Note::Move { table, old, old_key, row, key, replaced, cols });
         Ok(())
     }

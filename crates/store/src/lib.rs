@@ -31,8 +31,11 @@ mod replay;
 mod replicate;
 mod sqlite;
 mod store;
+mod tombs;
 mod unpack_vtab;
 mod varint;
+mod wal_index;
+mod whole;
 
 pub use apply::{ApplyError, ApplyOptions, ApplyReport, MergeEvent, MergeEventKind, Side};
 pub use cursor::{Cursor, CursorError};

@@ -9,12 +9,13 @@ use rusqlite::Error;
 use rustc_hash::FxHashMap;
 
 use crate::block::CellClock;
-use crate::catalog::{Column, Table};
-use crate::clocks::Tomb;
+use crate::catalog::Table;
+use crate::clocks::{block_of, rowid_of};
 use crate::colset::ColSet;
 use crate::engine::Engine;
 use crate::notes::MergeOp;
 use crate::sqlite::{Run, Stmt, failure, held, quote};
+use crate::tombs::Tomb;
 
 /// The changes to one row, as they came.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ pub(crate) struct IncomingClock {
 }
 
 impl IncomingClock {
-    const fn cell(&self) -> CellClock {
+    pub(crate) const fn cell(&self) -> CellClock {
         CellClock { cv: self.cv, dv: self.dv, shown_dv: self.dv, seq: self.seq, site: self.ordinal }
     }
 }
@@ -98,7 +99,7 @@ pub(crate) struct MergeSql {
     read: FxHashMap<u32, Stmt>,
     same: FxHashMap<(u32, usize), Stmt>,
     /// Whether the last row merged was new, which is then tried first for the next.
-    last_was_new: bool,
+    pub(crate) last_was_new: bool,
     /// The schema that the statements were prepared for.
     schema_version: i64,
 }
@@ -123,7 +124,7 @@ pub(crate) struct Merger<'e> {
 
 /// Where a row is.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+pub(crate) enum Place {
     /// In the table, at this rowid (0 in a keyed table).
     Row(i64),
     Absent,
@@ -152,15 +153,17 @@ enum Same {
 }
 
 impl Merger<'_> {
-    pub(crate) fn merge(&mut self, table: &Rc<Table>, row: &IncomingRow<'_>) -> Result<RowOutcome, Error> {
-        let plain_insert = row.cl == 1 && row.sentinel.is_none() && !row.cells.is_empty();
-        if plain_insert && self.sql.last_was_new && !table.keyed {
-            if let Some(outcome) = self.try_insert(table, row)? {
-                return Ok(outcome);
-            }
-            self.sql.last_was_new = false;
-        }
-        let place = self.find(table, row.key)?;
+    /// `place` is where the row is, if that is known already.
+    pub(crate) fn merge(
+        &mut self,
+        table: &Rc<Table>,
+        row: &IncomingRow<'_>,
+        place: Option<Place>,
+    ) -> Result<RowOutcome, Error> {
+        let place = match place {
+            Some(place) => place,
+            None => self.find(table, row.key)?,
+        };
         if self.is_known(table, row, place)? {
             return Ok(RowOutcome { known: row.cells.len(), local_cl: row.cl, ..RowOutcome::default() });
         }
@@ -182,24 +185,6 @@ impl Merger<'_> {
         }
         self.write(table, row, &local, create, &mut outcome)?;
         Ok(outcome)
-    }
-
-    /// The common case of a first sync: a row nobody here has seen. One statement tells and does it.
-    fn try_insert(&mut self, table: &Rc<Table>, row: &IncomingRow<'_>) -> Result<Option<RowOutcome>, Error> {
-        if self.engine.clocks.borrow_mut().tombs_possible(table.id)? {
-            let tomb = self.engine.clocks.borrow_mut().tomb(table.id, row.key.as_bytes())?;
-            if tomb.is_some() {
-                return Ok(None);
-            }
-        }
-        let mut won: Vec<usize> = (0..row.cells.len()).collect();
-        won.sort_unstable_by_key(|i| row.cells[*i].column);
-        if !self.insert_row(table, row, &won)? {
-            return Ok(None);
-        }
-        let outcome = RowOutcome { inserted: true, won, ..RowOutcome::default() };
-        self.record_cells(table, row, self.engine.db.last_insert_rowid(), &outcome.won)?;
-        Ok(Some(outcome))
     }
 
     /// Whether every cell is a write that is here already: what a second delivery looks like.
@@ -230,12 +215,20 @@ impl Merger<'_> {
             }
         }
         if local.cl == 0 {
-            local.cl = clocks.tomb(table.id, key)?.map_or(0, |tomb| tomb.cl);
+            local.cl = clocks.tomb(table, key)?.map_or(0, |tomb| tomb.cl);
         }
         Ok(local)
     }
 
-    fn find(&mut self, table: &Table, key: &PackedKey) -> Result<Place, Error> {
+    pub(crate) fn find(&mut self, table: &Table, key: &PackedKey) -> Result<Place, Error> {
+        if table.rowid_is_key {
+            // A row that has clocks is there; one without may be there all the same.
+            let rowid = rowid_of(key.as_bytes());
+            let (block, bit) = block_of(rowid);
+            if self.engine.clocks.borrow_mut().peek((table.id, block))?.block.live() >> bit & 1 == 1 {
+                return Ok(Place::Row(rowid));
+            }
+        }
         let stmt = held(&mut self.sql.find, table.id, || {
             let what = if table.keyed { "0" } else { table.rowid_name };
             let sql = format!("SELECT {what} FROM {} WHERE {}", table.sql_name(), table.key_condition());
@@ -334,7 +327,7 @@ impl Merger<'_> {
         }
         for (known, cell) in known.iter_mut().zip(&row.cells) {
             if wanted(known, cell) {
-                let value = values.value(cell.column as i32)?;
+                let value = values.value(cell.column as i32);
                 // Equal values need no copy: the incoming one says the same.
                 known.value =
                     Some(if value == cell.value { Same::Incoming } else { Same::Other(value.to_owned()) });
@@ -451,12 +444,14 @@ impl Merger<'_> {
         let rowid = match local.place {
             Place::Row(rowid) => {
                 if !outcome.won.is_empty() {
-                    self.update_row(table, row, rowid, &outcome.won)?;
+                    let values = outcome.won.iter().map(|i| row.cells[*i].value);
+                    self.update_row(table, (row.key, rowid), &shape_of(row, &outcome.won), values)?;
                 }
                 rowid
             }
             Place::Absent => {
-                if !self.insert_row(table, row, &outcome.won)? {
+                let values = outcome.won.iter().map(|i| row.cells[*i].value);
+                if !self.insert_row(table, row.key, &shape_of(row, &outcome.won), values)? {
                     // A trigger of the user's said RAISE(IGNORE): the row is not taken, and may come again.
                     outcome.known += outcome.won.len();
                     outcome.won.clear();
@@ -501,7 +496,7 @@ impl Merger<'_> {
         self.record(MergeOp::Cells { table: table.id, row: rowid, key, cells })
     }
 
-    fn record(&self, op: MergeOp) -> Result<(), Error> {
+    pub(crate) fn record(&self, op: MergeOp) -> Result<(), Error> {
         if self.direct { self.engine.merge_directly(&op) } else { self.engine.merge(op) }
     }
 
@@ -516,50 +511,42 @@ impl Merger<'_> {
         Ok(())
     }
 
-    fn update_row(
+    /// Sets the columns at these places, in their order.
+    pub(crate) fn update_row<'v>(
         &mut self,
-        table: &Table,
-        row: &IncomingRow<'_>,
-        rowid: i64,
-        won: &[usize],
+        table: &'v Table,
+        (key, rowid): (&'v PackedKey, i64),
+        places: &ColSet,
+        mut values: impl Iterator<Item = ValueRef<'v>>,
     ) -> Result<(), Error> {
-        let shape = shape_of(row, won);
-        let stmt = held(&mut self.sql.update, (table.id, shape), || {
-            let set: Vec<_> = won
-                .iter()
-                .map(|i| format!("{} = ?", quote(&table.columns[row.cells[*i].column].name)))
-                .collect();
+        let stmt = held(&mut self.sql.update, (table.id, places.clone()), || {
+            let columns = places.iter().map(|place| &table.columns[place as usize].name);
+            let set: Vec<_> = columns.map(|name| format!("{} = ?", quote(name))).collect();
             let (name, condition) = (table.sql_name(), row_condition(table));
             self.engine.db.prepare(&format!("UPDATE {name} SET {} WHERE {condition}", set.join(", ")))
         })?;
         let mut run = stmt.start();
-        won.iter().try_for_each(|i| run.bind(row.cells[*i].value))?;
-        bind_row(&mut run, table, row.key, rowid)?;
+        values.try_for_each(|value| run.bind(value))?;
+        bind_row(&mut run, table, key, rowid)?;
         self.engine.uncaptured(|| run.step())?;
         Ok(())
     }
 
-    /// `false` when there is a row of this key already.
-    fn insert_row(&mut self, table: &Table, row: &IncomingRow<'_>, won: &[usize]) -> Result<bool, Error> {
-        let shape = shape_of(row, won);
-        let fillers = || {
-            let missing = |(i, _): &(usize, &Column)| !won.iter().any(|won| row.cells[*won].column == *i);
-            table
-                .columns
-                .iter()
-                .enumerate()
-                .filter(missing)
-                .filter_map(|(_, column)| column.filler.as_ref().map(|value| (column, value)))
-        };
-        let stmt = held(&mut self.sql.insert, (table.id, shape), || {
-            let won = won.iter().map(|i| &table.columns[row.cells[*i].column]);
-            let names: Vec<_> = table
-                .key
-                .iter()
-                .map(|column| quote(&column.name))
-                .chain(won.map(|column| quote(&column.name)))
-                .chain(fillers().map(|(column, _)| quote(&column.name)))
-                .collect();
+    /// Inserts a row with values for the columns at these places, in their order. `false` when there is a row of this
+    /// key already.
+    pub(crate) fn insert_row<'v>(
+        &mut self,
+        table: &'v Table,
+        key: &'v PackedKey,
+        places: &ColSet,
+        mut values: impl Iterator<Item = ValueRef<'v>>,
+    ) -> Result<bool, Error> {
+        let fillers = || table.filled.iter().filter(|place| !places.contains(**place as u32));
+        let stmt = held(&mut self.sql.insert, (table.id, places.clone()), || {
+            let places = places.iter().map(|place| place as usize).chain(fillers().copied());
+            let columns = places.map(|place| &table.columns[place].name);
+            let keys = table.key.iter().map(|column| &column.name);
+            let names: Vec<_> = keys.chain(columns).map(|name| quote(name)).collect();
             let marks = vec!["?"; names.len()].join(", ");
             self.engine.db.prepare(&format!(
                 "INSERT INTO {}({}) VALUES ({marks}) ON CONFLICT({}) DO NOTHING",
@@ -569,10 +556,10 @@ impl Merger<'_> {
             ))
         })?;
         let mut run = stmt.start();
-        bind_key(&mut run, row.key)?;
-        won.iter().try_for_each(|i| run.bind(row.cells[*i].value))?;
-        for (_, value) in fillers() {
-            run.bind(value.as_ref())?;
+        bind_key(&mut run, key)?;
+        values.try_for_each(|value| run.bind(value))?;
+        for place in fillers() {
+            run.bind(table.columns[*place].filler.as_ref().map_or(ValueRef::Null, Value::as_ref))?;
         }
         self.engine.uncaptured(|| run.step())?;
         drop(run);
@@ -580,11 +567,12 @@ impl Merger<'_> {
     }
 }
 
+/// No count of edits gets here, and no stamp since 1970-01-25 is below.
+pub(crate) const STAMP_MIN: u64 = 1 << 40;
+
 /// Whether two clocks are of one and the same write. A stamp of the hybrid clock with its site and place in the commit
 /// names a write; a count of edits does not, because a cell that moved to another key keeps its clock.
 fn is_same_write(local: CellClock, incoming: IncomingClock) -> bool {
-    /// No count of edits gets here, and no stamp since 1970-01-25 is below.
-    const STAMP_MIN: u64 = 1 << 40;
     local.cv == incoming.cv
         && local.cv >= STAMP_MIN
         && local.site == incoming.ordinal
@@ -598,7 +586,7 @@ const fn begin_again(local: &mut Local, cl: u64, outcome: &mut RowOutcome) {
     local.restarted = true;
 }
 
-fn decision(
+pub(crate) fn decision(
     engine: &Engine,
     local_cl: u64,
     cell: Option<(ColVersion, SiteId, ValueRef<'_>)>,

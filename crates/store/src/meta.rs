@@ -4,14 +4,22 @@ use opor_core::{SiteId, WallMillis};
 use rusqlite::Error;
 
 use crate::catalog::{Catalog, Table};
-use crate::clocks::{damaged, decode_tomb};
 use crate::cursor::{Cursor, CursorError};
 use crate::options::ClockPolicy;
 use crate::repair::Incident;
 use crate::sqlite::{Db, failure, quote};
 
 /// The layout this code writes. A file with a larger number is refused.
-pub(crate) const FORMAT: i64 = 1;
+pub(crate) const FORMAT: i64 = 2;
+
+/// Tombstones, in chunks of neighbouring keys of one table.
+pub(crate) const TOMBSTONES: &str = "
+CREATE TABLE opor_tombstone(
+    id INTEGER PRIMARY KEY, table_id INTEGER NOT NULL, first BLOB NOT NULL, max_db_version INTEGER NOT NULL,
+    body BLOB NOT NULL);
+CREATE UNIQUE INDEX opor_tombstone_key ON opor_tombstone(table_id, first);
+CREATE INDEX opor_tombstone_version ON opor_tombstone(max_db_version);
+";
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS crsql_site_id(site_id BLOB NOT NULL, ordinal INTEGER PRIMARY KEY);
@@ -29,8 +37,6 @@ CREATE TABLE opor_column(
     table_id INTEGER NOT NULL, bit INTEGER NOT NULL, name TEXT NOT NULL, live INTEGER NOT NULL,
     PRIMARY KEY(table_id, bit)) WITHOUT ROWID;
 CREATE TABLE opor_tail(db_version INTEGER PRIMARY KEY, body BLOB NOT NULL);
-CREATE TABLE opor_tombstone(id INTEGER PRIMARY KEY, max_db_version INTEGER NOT NULL, body BLOB NOT NULL);
-CREATE INDEX opor_tombstone_version ON opor_tombstone(max_db_version);
 CREATE TABLE opor_incident(
     id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, table_name TEXT NOT NULL, what TEXT NOT NULL);
 CREATE TABLE opor_cursor(
@@ -42,6 +48,8 @@ CREATE TABLE opor_cursor(
 pub(crate) struct Meta {
     pub(crate) policy: ClockPolicy,
     pub(crate) db_version: u64,
+    /// Nothing in the clock tables is newer than this.
+    pub(crate) folded: u64,
     pub(crate) hlc: u64,
     pub(crate) epoch: u64,
     pub(crate) hash_seed: u64,
@@ -53,6 +61,7 @@ impl Default for Meta {
         Self {
             policy: ClockPolicy::Lamport,
             db_version: 0,
+            folded: 0,
             hlc: 0,
             epoch: 0,
             hash_seed: 0,
@@ -73,6 +82,7 @@ impl Meta {
         Ok(Self {
             policy: if row.integer(0) == 1 { ClockPolicy::Hlc } else { ClockPolicy::Lamport },
             db_version: row.integer(1).cast_unsigned(),
+            folded: row.integer(1).cast_unsigned(),
             hlc: row.integer(2).cast_unsigned(),
             epoch: row.integer(3).cast_unsigned(),
             hash_seed: row.integer(4).cast_unsigned(),
@@ -94,6 +104,7 @@ pub(crate) fn format(db: Db) -> Result<i64, Error> {
 /// Makes the store's tables, in the open transaction.
 pub(crate) fn create(db: Db, policy: ClockPolicy, site: Option<SiteId>) -> Result<(), Error> {
     db.exec(TABLES)?;
+    db.exec(TOMBSTONES)?;
     let mut insert = db.prepare(
         "INSERT INTO opor_meta(id, format, policy, db_version, hlc, epoch, hash_seed, merge_equal_values) \
          VALUES (1, ?, ?, 0, 0, abs(random() % 4503599627370496), random(), ?)",
@@ -235,48 +246,49 @@ pub(crate) fn restart_pulls(db: Db) -> Result<(), Error> {
     db.exec("UPDATE opor_cursor SET pulled = NULL")
 }
 
-/// Puts the guard on a table: an index that is always empty, over every column, under a condition that only a
-/// connection of opor can evaluate. A program that writes to the table without opor, which would leave no trace in the
-/// clocks, is refused ("no such function: opor_guard"). It costs one test of a constant a row, where a trigger would
-/// cost half the write; and SQLite keeps its table's name right through `ALTER TABLE .. RENAME`.
+/// How deep a guard's expression nests for one pair of brackets: SQLite allows 1,000 by default, and 2,000 columns.
+const GUARD_DEPTH_MAX: usize = 100;
+
+/// Puts the guard on a table: an index that is always empty, on an expression over every column with a collation that
+/// only a connection of opor has. A program that writes to the table without opor, which would leave no trace in the
+/// clocks, is refused ("no such collation sequence: opor_guard"). The condition is constant, so nothing is evaluated,
+/// where a trigger would cost half the write; and SQLite keeps its table's name right through `ALTER TABLE .. RENAME`.
 pub(crate) fn add_guard(db: Db, id: u32, table: &str) -> Result<(), Error> {
+    let guard = guard_sql(db, id, table)?;
+    db.exec(&format!("DROP INDEX IF EXISTS main.opor_guard_{id}; CREATE INDEX main.{guard}"))
+}
+
+/// The guard of a table as it is now, from the name of the index on: SQLite keeps these very words.
+fn guard_sql(db: Db, id: u32, table: &str) -> Result<String, Error> {
     let mut columns = Vec::new();
-    {
-        let mut stmt = db.prepare("SELECT name FROM pragma_table_info(?, 'main')")?;
-        let mut rows = stmt.start();
-        rows.bind_text(table)?;
-        while rows.step()? {
-            columns.push(quote(rows.text(0)?));
-        }
+    let mut stmt = db.prepare("SELECT name FROM pragma_table_info(?, 'main')")?;
+    let mut rows = stmt.start();
+    rows.bind_text(table)?;
+    while rows.step()? {
+        columns.push(quote(rows.text(0)?));
     }
-    let columns = columns.join(", ");
-    db.exec(&format!(
-        "DROP INDEX IF EXISTS main.opor_guard_{id}; \
-         CREATE INDEX main.opor_guard_{id} ON {}({columns}) WHERE opor_guard()",
-        quote(table),
-    ))
+    let chains = columns.chunks(GUARD_DEPTH_MAX);
+    let chains = chains.map(|names| format!("('' COLLATE opor_guard IS {})", names.join(" IS ")));
+    let chains = chains.collect::<Vec<_>>().join(" IS ");
+    Ok(format!("opor_guard_{id} ON {}({chains}) WHERE 0", quote(table)))
 }
 
 /// Has the guard stand on no column while a table is altered, so that columns can be dropped.
 pub(crate) fn loosen_guard(db: Db, id: u32, table: &str) -> Result<(), Error> {
     db.exec(&format!(
         "DROP INDEX IF EXISTS main.opor_guard_{id}; \
-         CREATE INDEX main.opor_guard_{id} ON {}((1)) WHERE opor_guard()",
+         CREATE INDEX main.opor_guard_{id} ON {}(('' COLLATE opor_guard IS '')) WHERE 0",
         quote(table),
     ))
 }
 
 /// Whether the guard of a table covers all its columns.
 pub(crate) fn is_guarded(db: Db, id: u32, table: &str) -> Result<bool, Error> {
-    let mut stmt = db.prepare(
-        "SELECT (SELECT count(*) FROM pragma_table_info(?, 'main')) = (SELECT count(*) FROM pragma_index_info(?, 'main'))",
-    )?;
-    let guard = format!("opor_guard_{id}");
+    let guard = format!("CREATE INDEX {}", guard_sql(db, id, table)?);
+    let mut stmt = db.prepare("SELECT 1 FROM main.sqlite_schema WHERE type = 'index' AND sql = ?")?;
     let mut row = stmt.start();
-    row.bind_text(table)?;
     row.bind_text(&guard)?;
-    row.step()?;
-    Ok(row.integer(0) != 0)
+    row.step()
 }
 
 pub(crate) fn rename_table(db: Db, id: u32, name: &str) -> Result<(), Error> {
@@ -405,19 +417,7 @@ pub(crate) fn peers(db: Db) -> Result<Vec<SiteId>, Error> {
 
 /// Removes the tombstones of a table.
 pub(crate) fn remove_tombs(db: Db, table: u32) -> Result<(), Error> {
-    let mut doomed = Vec::new();
-    {
-        let mut stmt = db.prepare("SELECT id, max_db_version, body FROM opor_tombstone")?;
-        let mut rows = stmt.start();
-        while rows.step()? {
-            let decoded = decode_tomb(rows.integer(1).cast_unsigned(), rows.blob(2)).map_err(damaged)?;
-            if decoded.0 == table {
-                doomed.push(rows.integer(0));
-            }
-        }
-    }
-    let mut delete = db.prepare("DELETE FROM opor_tombstone WHERE id = ?")?;
-    doomed.into_iter().try_for_each(|id| delete.run(&[id]))
+    db.prepare("DELETE FROM opor_tombstone WHERE table_id = ?")?.run(&[i64::from(table)])
 }
 
 /// Starts the count of versions over, under a new epoch: cursors of peers into the old one are refused.

@@ -6,8 +6,8 @@
 use std::rc::Rc;
 
 use crate::block::CellClock;
-use crate::clocks::Tomb;
 use crate::colset::ColSet;
+use crate::tombs::Tomb;
 
 /// A packed key in [`Notes::keys`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,7 +25,9 @@ pub(crate) enum Note {
     Insert { table: u32, row: i64, key: Span },
     /// Columns of rows with neighbouring rowids changed, each row in a change of its own.
     Updates { table: u32, first: i64, count: u32, cols: ColSet, key: Span },
-    /// A row was deleted; `statement` tells statements apart.
+    /// Rows with neighbouring rowids, which are their keys, were deleted; `statement` tells statements apart.
+    Deletes { table: u32, first: i64, count: u32, statement: i64 },
+    /// A row was deleted.
     Delete { table: u32, row: i64, key: Span, statement: i64 },
     /// A live row was written over by REPLACE.
     Replace { table: u32, old: i64, row: i64, key: Span },
@@ -132,6 +134,20 @@ impl Notes {
         self.log.push(Note::Updates { table, first: row, count: 1, cols, key: Span::default() });
     }
 
+    /// A row whose rowid is its key was deleted.
+    pub(crate) fn push_delete(&mut self, table: u32, row: i64, statement: i64) {
+        if let Some(Note::Deletes { table: last, first, count, statement: by }) = self.open_note()
+            && *last == table
+            && *by == statement
+            && *count < u32::MAX
+            && first.checked_add(i64::from(*count)) == Some(row)
+        {
+            *count += 1;
+            return;
+        }
+        self.log.push(Note::Deletes { table, first: row, count: 1, statement });
+    }
+
     /// The last note, when it may still grow: not when it has been replayed or a savepoint stands behind it.
     fn open_note(&mut self) -> Option<&mut Note> {
         let floor = self.marks.last().map_or(0, |mark| mark.len).max(self.replayed);
@@ -152,6 +168,38 @@ impl Notes {
         // A statement journal may have marked the list after the delete.
         self.marks.iter_mut().filter(|mark| mark.len > place).for_each(|mark| mark.len -= 1);
         Some(row)
+    }
+
+    /// As [`take_replaced`](Self::take_replaced), where the rowid is the key.
+    pub(crate) fn take_replaced_row(&mut self, table: u32, row: i64, statement: i64) -> bool {
+        for place in (self.replayed..self.log.len()).rev() {
+            let Note::Deletes { table: of, first, count, statement: by } = self.log[place] else {
+                return false;
+            };
+            if of != table || by != statement {
+                return false;
+            }
+            let before = row.wrapping_sub(first);
+            if (0..i64::from(count)).contains(&before) {
+                self.split_deletes(place, before as u32);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Takes one row out of a run of deletes.
+    fn split_deletes(&mut self, place: usize, before: u32) {
+        let Note::Deletes { table, first, count, statement } = self.log[place] else { return };
+        let part = |first, count| (count > 0).then_some(Note::Deletes { table, first, count, statement });
+        let parts = [part(first, before), part(first + i64::from(before) + 1, count - before - 1)];
+        let parts: Vec<Note> = parts.into_iter().flatten().collect();
+        let (now, was) = (parts.len(), 1);
+        self.log.splice(place..=place, parts);
+        // A statement journal may have marked the list after the deletes.
+        for mark in self.marks.iter_mut().filter(|mark| mark.len > place) {
+            mark.len = mark.len + now - was;
+        }
     }
 
     /// A savepoint of this depth begins.

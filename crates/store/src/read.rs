@@ -1,5 +1,6 @@
 //! Reading what changed: the walk over blocks and tombstones by version, and the rows behind them.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,12 +10,13 @@ use rustc_hash::FxHashMap;
 
 use crate::block::{BLOCK_SHIFT, Block, CellClock};
 use crate::catalog::{Catalog, Table};
-use crate::clocks::{BlockId, Record, Tomb, damaged, decode_tomb};
+use crate::clocks::{BlockId, Record, damaged, key_of};
 use crate::colset::ColSet;
 use crate::cursor::{Cursor, Position};
 use crate::engine::Engine;
 use crate::replicate::read_key;
 use crate::sqlite::{Db, Run, Stmt, held, quote};
+use crate::tombs::{Entries, Tomb, TombKey, packed};
 
 /// The number under which the walk files tombstones: before every table, so that a key that was given up is free when
 /// a row takes it.
@@ -50,7 +52,8 @@ pub struct Batch {
 #[derive(Debug)]
 enum Stop {
     Block(BlockId, Record),
-    Tomb(Box<[u8]>, u32, Tomb),
+    /// The tombstones of a chunk, or those of one commit that is not in the file yet; with their tables.
+    Tombs(Vec<(u32, TombKey, Tomb)>),
 }
 
 impl Engine {
@@ -109,10 +112,12 @@ impl Engine {
         count: usize,
     ) -> Result<Vec<(Position, Stop)>, Error> {
         let mut stops = Vec::new();
-        for table in &catalog.tables {
-            self.stored_blocks(table, base, from, count, &mut stops)?;
+        if !self.is_layered_since(base) {
+            for table in &catalog.tables {
+                self.stored_blocks(table, base, from, count, &mut stops)?;
+            }
+            self.stored_tombs(base, from, count, &mut stops)?;
         }
-        self.stored_tombs(base, from, count, &mut stops)?;
         self.layered_stops(base, from, &mut stops);
         stops.sort_unstable_by_key(|(at, _)| *at);
         stops.truncate(count);
@@ -150,7 +155,7 @@ impl Engine {
             let max_dv = rows.integer(0).cast_unsigned();
             let block = Block::decode(max_dv, rows.blob(2)).map_err(damaged)?;
             let key = rows.blob(3);
-            let record = Record { block, key: (!key.is_empty()).then(|| key.into()) };
+            let record = Record { block, key: (!key.is_empty()).then(|| key.into()), stored: true };
             let at = Position { dv: max_dv, table: table.id, place: id.1 };
             stops.push((at, Stop::Block(id, record)));
         }
@@ -168,7 +173,7 @@ impl Engine {
         let mut sql = self.read_sql.borrow_mut();
         let stmt = held(&mut sql.stops, TOMBS, || {
             self.db.prepare(
-                "SELECT max_db_version, id, body FROM opor_tombstone \
+                "SELECT max_db_version, id, table_id, body FROM opor_tombstone \
                  WHERE (max_db_version, id) > (?, ?) ORDER BY max_db_version, id LIMIT ? + 0",
             )
         })?;
@@ -178,14 +183,18 @@ impl Engine {
         rows.bind_integer(count as i64 + self.clocks.borrow().layered() as i64)?;
         let clocks = self.clocks.borrow();
         while rows.step()? {
-            let dv = rows.integer(0).cast_unsigned();
-            let (table, tomb, key) = decode_tomb(dv, rows.blob(2)).map_err(damaged)?;
-            let id = (table, Box::from(&*key));
-            if clocks.staged.tombs.contains_key(&id) || clocks.mirror.tombs.contains_key(&id) {
-                continue;
+            let (dv, table) = (rows.integer(0).cast_unsigned(), rows.integer(2) as u32);
+            let mut entries = Entries::new(dv, rows.blob(3));
+            let mut tombs = Vec::new();
+            while let Some((key, tomb)) = entries.next().map_err(damaged)? {
+                if tomb.dv > base {
+                    let id = (table, TombKey::from(key));
+                    if !clocks.staged.tombs.contains_key(&id) && !clocks.mirror.tombs.contains_key(&id) {
+                        tombs.push((table, id.1, tomb));
+                    }
+                }
             }
-            let at = Position { dv, table: TOMBS, place: rows.integer(1) };
-            stops.push((at, Stop::Tomb(id.1, table, tomb)));
+            stops.push((Position { dv, table: TOMBS, place: rows.integer(1) }, Stop::Tombs(tombs)));
         }
         Ok(())
     }
@@ -201,13 +210,16 @@ impl Engine {
             }
         }
         let lower = clocks.mirror.tombs.iter().filter(|(id, _)| !clocks.staged.tombs.contains_key(id));
+        let mut tombs: BTreeMap<Position, Vec<_>> = BTreeMap::new();
         for (id, tomb) in clocks.staged.tombs.iter().chain(lower) {
             let Some(tomb) = tomb else { continue };
-            let at = Position { dv: tomb.dv, table: TOMBS, place: clocks.tomb_home(id.0, &id.1) };
+            // Before every chunk of this version: in whichever it is filed later, a walk that is here finds it.
+            let at = Position { dv: tomb.dv, table: TOMBS, place: 0 };
             if wanted(&at) {
-                stops.push((at, Stop::Tomb(id.1.clone(), id.0, *tomb)));
+                tombs.entry(at).or_default().push((id.0, id.1.clone(), *tomb));
             }
         }
+        stops.extend(tombs.into_iter().map(|(at, tombs)| (at, Stop::Tombs(tombs))));
     }
 
     /// Every clock after `since`: what `crsql_changes` lists.
@@ -225,18 +237,27 @@ impl Engine {
             match stop {
                 Stop::Block(id, record) if wanted(id.0) => {
                     let record = Rc::new(record);
+                    let dead = record.block.dead();
                     record.block.cells_since(since, |row, bit, clock| {
                         let cl = record.block.cl(row);
-                        let what = Of::Cell { number: id.1, row, bit, record: record.clone() };
+                        let what = if dead >> row & 1 == 1 {
+                            Of::Tomb(key_of((id.1 << BLOCK_SHIFT) + i64::from(row)).into())
+                        } else {
+                            Of::Cell { number: id.1, row, bit, record: record.clone() }
+                        };
                         entries.push(Entry { table: id.0, clock, cl, what });
                     });
                 }
-                Stop::Tomb(key, id, tomb) if wanted(id) => {
-                    let Tomb { cl, dv, seq, site } = tomb;
-                    let clock = CellClock { cv: cl, dv, shown_dv: dv, seq, site };
-                    entries.push(Entry { table: id, clock, cl, what: Of::Tomb(key) });
+                Stop::Tombs(tombs) => {
+                    for (id, key, Tomb { cl, dv, seq, site }) in
+                        tombs.into_iter().filter(|tomb| wanted(tomb.0))
+                    {
+                        let clock = CellClock { cv: cl, dv, shown_dv: dv, seq, site };
+                        let what = Of::Tomb(packed(&key).into());
+                        entries.push(Entry { table: id, clock, cl, what });
+                    }
                 }
-                _ => {}
+                Stop::Block(..) => {}
             }
         }
         entries.sort_by(|a, b| a.order().cmp(&b.order()));
@@ -316,8 +337,10 @@ impl Engine {
         if !self.db.is_autocommit() {
             return run();
         }
+        self.before_snapshot();
         self.read_sql.borrow_mut().transaction(self.db)?[0].run(&[])?;
         let result = run();
+        self.after_snapshot();
         let ended = self.read_sql.borrow_mut().transaction(self.db)?[1].run(&[]);
         if ended.is_err() {
             // Nothing was written, so nothing is lost; but the connection must not stay inside.
@@ -331,8 +354,8 @@ struct TableReader {
     table: Rc<Table>,
     stmt: Stmt,
     index: u32,
-    /// By place in `Table::columns`, the column's index in the changeset.
-    columns: Vec<u32>,
+    /// By place in `Table::columns`, the column's index in the changeset, once it is in there.
+    columns: Vec<Option<u32>>,
     /// By bit, the place in `Table::columns`.
     places: Vec<u32>,
 }
@@ -360,9 +383,11 @@ impl<'e> RowReader<'e> {
 
     fn read(&mut self, catalog: &Catalog, stop: Stop) -> Result<(), Error> {
         match stop {
-            Stop::Tomb(key, table, tomb) => {
-                if let Some(table) = catalog.table_by_id(table) {
-                    self.push_tomb(table, &key, tomb)?;
+            Stop::Tombs(tombs) => {
+                for (table, key, tomb) in tombs {
+                    if let Some(table) = catalog.table_by_id(table) {
+                        self.push_tomb(table, &packed(&key), tomb)?;
+                    }
                 }
                 Ok(())
             }
@@ -402,8 +427,6 @@ impl<'e> RowReader<'e> {
             return Ok(reader);
         }
         let index = self.changeset.table_index(&table.name);
-        let columns: Vec<u32> =
-            table.columns.iter().map(|column| self.changeset.column_index(index, &column.name)).collect();
         let widest = table.columns.iter().map(|column| column.bit).max().unwrap_or(0);
         let mut places = vec![u32::MAX; widest as usize + 1];
         for (place, column) in table.columns.iter().enumerate() {
@@ -414,12 +437,23 @@ impl<'e> RowReader<'e> {
             Some((of, stmt)) if Rc::ptr_eq(&of, table) => stmt,
             _ => self.engine.db.prepare(&row_sql(table, "BETWEEN ? AND ?"))?,
         };
+        let columns = vec![None; table.columns.len()];
         Ok(TableReader { table: table.clone(), stmt, index, columns, places })
     }
 
     fn push_block(&mut self, table: &Rc<Table>, number: i64, record: &Record) -> Result<(), Error> {
         let mut found: Vec<(u32, u32, CellClock)> = Vec::with_capacity(64);
-        record.block.cells_since(self.base, |row, bit, clock| found.push((row, bit, clock)));
+        let dead = record.block.dead();
+        let mut gone = Vec::new();
+        record.block.cells_since(self.base, |row, bit, clock| {
+            let to = if dead >> row & 1 == 1 { &mut gone } else { &mut found };
+            to.push((row, bit, clock));
+        });
+        gone.sort_unstable_by_key(|(row, ..)| *row);
+        for (row, _, CellClock { cv: cl, dv, seq, site, .. }) in gone {
+            let key = key_of((number << BLOCK_SHIFT) + i64::from(row));
+            self.push_tomb(table, &key, Tomb { cl, dv, seq, site })?;
+        }
         if found.is_empty() {
             return Ok(());
         }
@@ -472,8 +506,10 @@ impl<'e> RowReader<'e> {
                 }
                 let place = places.get(*bit as usize).copied().unwrap_or(u32::MAX);
                 // The column has been dropped since.
-                let Some(column) = columns.get(place as usize) else { continue };
-                let value = rows.value(1 + table.key.len() as i32 + place as i32)?.to_owned();
+                let Some(column) = columns.get_mut(place as usize) else { continue };
+                let name = &table.columns[place as usize].name;
+                let column = column.get_or_insert_with(|| self.changeset.column_index(*index, name));
+                let value = rows.value(1 + table.key.len() as i32 + place as i32).to_owned();
                 change.cells.push(Cell { column: *column, value, clock });
             }
             self.changes += change.cells.len() + usize::from(change.sentinel.is_some());
@@ -569,9 +605,7 @@ impl EntryReader {
         }
         let key = read_key(table, &run, 1)?;
         let first = 1 + table.key.len() as i32;
-        let values: Result<Vec<_>, Error> = (0..table.columns.len() as i32)
-            .map(|i| run.value(first + i).map(|value| value.to_owned()))
-            .collect();
-        Ok(Some((key, values?)))
+        let values = (0..table.columns.len() as i32).map(|i| run.value(first + i).to_owned()).collect();
+        Ok(Some((key, values)))
     }
 }

@@ -2,16 +2,17 @@
 
 use std::rc::Rc;
 
-use opor_core::{PackedKey, ValueRef, WallMillis};
+use opor_core::WallMillis;
 use rusqlite::Error;
 
-use crate::block::{BLOCK_SHIFT, CellClock};
+use crate::block::{BLOCK_SHIFT, Block, CellClock};
 use crate::catalog::Table;
-use crate::clocks::{Tomb, block_of};
+use crate::clocks::{block_of, damaged, key_of};
 use crate::engine::Engine;
 use crate::meta;
 use crate::notes::{BackfillRows, MergeOp};
 use crate::replay::{put_cells, row_cells};
+use crate::tombs::Tomb;
 
 /// Something that was done to the file without opor, as it was noticed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +32,7 @@ type RowClocks = (i64, Vec<(u32, CellClock)>);
 
 impl Engine {
     /// Puts guards back where columns were added since, or where a restore from a dump left none; there it also
-    /// finds out which clocks belong to which rows.
+    /// finds out which clocks belong to which rows. Tables that are gone are forgotten.
     pub(crate) fn mend_guards(&self) -> Result<(), Error> {
         let mut unguarded = Vec::new();
         for (id, recorded) in meta::recorded_tables(self.db)? {
@@ -42,7 +43,7 @@ impl Engine {
                 unguarded.push((id, name, restored));
             }
         }
-        if unguarded.is_empty() {
+        if unguarded.is_empty() && self.catalog.borrow().dropped.is_empty() {
             return Ok(());
         }
         self.in_write(|| {
@@ -54,7 +55,8 @@ impl Engine {
                     self.uncaptured(|| self.match_restored(&table))?;
                 }
             }
-            Ok(())
+            // What is missing now was dropped.
+            self.uncaptured(|| self.save_columns())
         })
     }
 
@@ -76,7 +78,11 @@ impl Engine {
         if clocks.iter().map(|(rowid, _)| rowid).eq(&rowids) {
             return Ok(());
         }
+        let gone = self.dead_rows(table)?;
         self.clear_clocks(table)?;
+        for (rowid, tomb) in gone.into_iter().filter(|(rowid, _)| rowids.binary_search(rowid).is_err()) {
+            self.clocks.borrow_mut().bury(table, &key_of(rowid), tomb)?;
+        }
         if clocks.len() != rowids.len() {
             let what =
                 format!("restored with {} rows and {} clocks: rows start over", rowids.len(), clocks.len());
@@ -93,24 +99,39 @@ impl Engine {
 
     /// The clocks of every row, by rowid.
     fn all_clocks(&self, table: &Table) -> Result<Vec<RowClocks>, Error> {
-        self.fold_now()?;
-        let mut numbers = Vec::new();
-        {
-            let mut stmt =
-                self.db.prepare(&format!("SELECT block FROM {} ORDER BY block", table.clock_table()))?;
-            let mut rows = stmt.start();
-            while rows.step()? {
-                numbers.push(rows.integer(0));
-            }
-        }
         let mut all = Vec::new();
-        let mut clocks = self.clocks.borrow_mut();
-        for number in numbers {
-            let block = &clocks.peek((table.id, number))?.block;
-            let rows = rows_of(number, block.rows());
+        self.each_block(table, |number, block| {
+            let rows = rows_of(number, block.live());
             all.extend(rows.map(|rowid| (rowid, row_cells(block, block_of(rowid).1))));
-        }
+        })?;
         Ok(all)
+    }
+
+    /// Every block of a table that is keyed by rowid.
+    fn each_block(&self, table: &Table, mut found: impl FnMut(i64, &Block)) -> Result<(), Error> {
+        self.fold_now()?;
+        let mut stmt = self.db.prepare(&format!(
+            "SELECT block, max_db_version, groups FROM {} ORDER BY block",
+            table.clock_table()
+        ))?;
+        let mut rows = stmt.start();
+        while rows.step()? {
+            let block = Block::decode(rows.integer(1).cast_unsigned(), rows.blob(2)).map_err(damaged)?;
+            found(rows.integer(0), &block);
+        }
+        Ok(())
+    }
+
+    /// The dead rows that blocks tell of.
+    fn dead_rows(&self, table: &Table) -> Result<Vec<(i64, Tomb)>, Error> {
+        let mut gone = Vec::new();
+        self.each_block(table, |number, block| {
+            gone.extend(
+                rows_of(number, block.dead())
+                    .filter_map(|rowid| Some((rowid, block.tomb(block_of(rowid).1)?))),
+            );
+        })?;
+        Ok(gone)
     }
 
     fn clear_clocks(&self, table: &Table) -> Result<(), Error> {
@@ -139,14 +160,13 @@ impl Engine {
     fn has_clocks(&self, table: &Table) -> Result<bool, Error> {
         let clocks = self.clocks.borrow();
         let mirrored = clocks.mirror.blocks.iter().filter(|(id, _)| id.0 == table.id);
-        let (live, gone): (Vec<_>, Vec<_>) =
-            mirrored.partition(|(_, record)| !record.block.groups.is_empty());
+        let (live, gone): (Vec<_>, Vec<_>) = mirrored.partition(|(_, record)| record.block.live() != 0);
         if !live.is_empty() {
             return Ok(true);
         }
-        // A mirrored block that is empty hides the one in the clock table.
+        // A mirrored block without rows hides the one in the clock table. One with an empty key tells of dead rows only.
         let stored = self.db.integer(&format!(
-            "SELECT count(*) FROM (SELECT 1 FROM {} LIMIT {})",
+            "SELECT count(*) FROM (SELECT 1 FROM {} WHERE key IS NOT x'' AND groups <> x'' LIMIT {})",
             table.clock_table(),
             gone.len() + 1
         ))?;
@@ -192,11 +212,8 @@ impl Engine {
                 keys.push((0, rows.blob(1).to_vec(), gone_cl(block.cl(0))));
                 continue;
             }
-            for rowid in rows_of(number, block.rows()) {
-                let mut key = Vec::new();
-                PackedKey::begin(1, &mut key);
-                PackedKey::pack_column(ValueRef::Integer(rowid), &mut key);
-                keys.push((rowid, key, gone_cl(block.cl(block_of(rowid).1))));
+            for rowid in rows_of(number, block.live()) {
+                keys.push((rowid, key_of(rowid), gone_cl(block.cl(block_of(rowid).1))));
             }
         }
         Ok(Some(keys))

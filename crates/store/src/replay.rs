@@ -6,9 +6,10 @@ use rusqlite::Error;
 
 use crate::block::{BLOCK_SHIFT, Block, CellClock, Group};
 use crate::catalog::{Catalog, Table};
-use crate::clocks::{BlockId, Clocks, Tomb};
+use crate::clocks::{BlockId, Clocks};
 use crate::colset::ColSet;
 use crate::notes::{BackfillRows, MergeOp, Note, Notes};
+use crate::tombs::Tomb;
 
 /// Where the open transaction stands in its numbering.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +57,7 @@ pub(crate) fn seqs_of(catalog: &Catalog, note: &Note) -> u64 {
         Note::Insert { table, .. } => width(*table),
         Note::Updates { count, cols, .. } => u64::from(*count) * u64::from(cols.len()),
         Note::Delete { .. } => 1,
+        Note::Deletes { count, .. } => u64::from(*count),
         Note::Replace { table, .. } => 1 + width(*table),
         Note::Move { cols, .. } => 2 + u64::from(cols.len()),
         Note::SkipSeqs(seqs) => *seqs,
@@ -102,6 +104,10 @@ impl Replay<'_> {
             Note::Updates { table, first, count, cols, key } => match self.table(*table) {
                 Some(table) if table.keyed => self.update_keyed(&table, notes.key(*key), cols),
                 Some(table) => self.updates(&table, *first, *count, cols),
+                None => Ok(()),
+            },
+            Note::Deletes { table, first, count, .. } => match self.table(*table) {
+                Some(table) => self.deletes(&table, *first, *count),
                 None => Ok(()),
             },
             Note::Delete { table, row, key, .. } => match self.table(*table) {
@@ -157,19 +163,25 @@ impl Replay<'_> {
         self.clocks.learn_end(table.id)?;
         let stride = table.all.len();
         let cv = if table.columns.is_empty() { 1 } else { self.numbering.first_cv() };
-        let seq = self.numbering.seq.cast_signed();
         let dv = self.numbering.dv;
         for (number, rows) in block_masks(first, count) {
-            let start = number << BLOCK_SHIFT;
-            let anchor = seq + i64::from(stride) * start.wrapping_sub(first);
-            let cols = table.all.clone();
             let block = &mut self.clocks.stage((table.id, number))?.block;
-            if block.rows() & rows != 0 {
-                block.clear(rows);
+            if block.groups.is_empty() || block.dead() & rows == 0 {
+                if !block.groups.is_empty() {
+                    block.clear(rows);
+                }
+                let anchor =
+                    self.numbering.seq.cast_signed() - i64::from(stride) * i64::from(rows.trailing_zeros());
+                let cols = table.all.clone();
+                block.put_new(Group { rows, cols, cv, dv, shown_dv: dv, anchor, stride, site: 0 });
+                self.numbering.seq += u64::from(rows.count_ones()) * u64::from(stride);
+                continue;
             }
-            block.put_new(Group { rows, cols, cv, dv, shown_dv: dv, anchor, stride, site: 0 });
+            let bits = (0..u32::BITS).filter(|bit| rows >> bit & 1 == 1);
+            for bit in bits {
+                insert_row(self.numbering, table, block, bit, block.tomb(bit));
+            }
         }
-        self.numbering.seq += u64::from(count) * u64::from(stride);
         Ok(())
     }
 
@@ -183,29 +195,14 @@ impl Replay<'_> {
     }
 
     fn insert(&mut self, table: &Rc<Table>, row: i64, key: &[u8]) -> Result<(), Error> {
-        let tomb = self.clocks.tomb(table.id, key)?;
+        let tomb = self.clocks.tomb(table, key)?;
         if tomb.is_some() {
-            self.clocks.set_tomb(table.id, key, None);
+            self.clocks.unbury(table, key);
         }
-        let bare = table.columns.is_empty();
-        let cl = tomb.map_or(1, |tomb| tomb.cl + 1);
-        let sentinel = (bare || tomb.is_some()).then(|| {
-            let seq = self.numbering.take_seq();
-            self.numbering.local(cl, seq)
-        });
-        let cells = (!bare).then(|| {
-            let clock = self.numbering.local(self.numbering.first_cv(), self.numbering.seq);
-            self.numbering.seq += u64::from(table.all.len());
-            clock
-        });
+        let mut numbering = *self.numbering;
         let (block, bit) = self.stage_row(table, row, key)?;
-        block.clear(1 << bit);
-        if let Some(clock) = sentinel {
-            block.put(Group::of_row(bit, ColSet::sentinel(), clock));
-        }
-        if let Some(clock) = cells {
-            block.put(Group::of_row(bit, table.all.clone(), clock));
-        }
+        insert_row(&mut numbering, table, block, bit, tomb);
+        *self.numbering = numbering;
         Ok(())
     }
 
@@ -323,7 +320,24 @@ impl Replay<'_> {
         let (block, bit) = self.stage_row(table, row, key)?;
         let cl = deleted_cl(block, bit);
         block.clear(1 << bit);
-        self.clocks.set_tomb(table.id, key, Some(Tomb { cl, dv: self.numbering.dv, seq, site: 0 }));
+        self.clocks.bury(table, key, Tomb { cl, dv: self.numbering.dv, seq, site: 0 })
+    }
+
+    /// Deletes rows whose rowids are their keys.
+    fn deletes(&mut self, table: &Table, first: i64, count: u32) -> Result<(), Error> {
+        let dv = self.numbering.dv;
+        for (number, rows) in block_masks(first, count) {
+            let block = &mut self.clocks.stage((table.id, number))?.block;
+            let mut before = Vec::new();
+            block.versions(rows, ColSet::SENTINEL, &mut before);
+            block.clear(rows);
+            let anchor = self.numbering.seq.cast_signed() - i64::from(rows.trailing_zeros());
+            for (rows, sentinel, _) in before.into_iter().filter(|(rows, ..)| *rows != 0) {
+                let (cols, cv) = (ColSet::sentinel(), if sentinel == 0 { 2 } else { sentinel + 1 });
+                block.put(Group { rows, cols, cv, dv, shown_dv: dv, anchor, stride: 1, site: 0 });
+            }
+            self.numbering.seq += u64::from(rows.count_ones());
+        }
         Ok(())
     }
 
@@ -377,16 +391,24 @@ impl Replay<'_> {
         block.clear(1 << bit);
         let seq = self.numbering.take_seq();
         let dv = self.numbering.dv;
-        self.clocks.set_tomb(table.id, old_key, Some(Tomb { cl, dv, seq, site: 0 }));
-        let tomb = self.clocks.tomb(table.id, key)?;
+        self.clocks.bury(table, old_key, Tomb { cl, dv, seq, site: 0 })?;
+        let tomb = self.clocks.tomb(table, key)?;
         if tomb.is_some() {
-            self.clocks.set_tomb(table.id, key, None);
+            self.clocks.unbury(table, key);
         }
         let replaced_cl =
             replaced.iter().find(|(bit, _)| *bit == ColSet::SENTINEL).map(|(_, clock)| clock.cv);
         let cl = tomb.map(|tomb| tomb.cl + 1).or(replaced_cl.map(|cl| cl + 2)).unwrap_or(1);
         cells.retain(|(bit, _)| *bit != ColSet::SENTINEL);
         cells.iter_mut().for_each(|(_, clock)| clock.dv = dv);
+        // A peer compares the value that moves here with the one it replaces: the newer of the two must be the moved.
+        // Counts of edits stay what cr-sqlite makes of them.
+        for (bit, clock) in cells.iter_mut().filter(|_| self.numbering.stamp.is_some()) {
+            let before = replaced.iter().find(|(of, _)| of == bit).map(|(_, before)| before.cv);
+            if let Some(before) = before.filter(|before| *before >= clock.cv) {
+                *clock = self.numbering.local(self.numbering.next_cv(before, false), clock.seq);
+            }
+        }
         let seq = self.numbering.take_seq();
         cells.push((ColSet::SENTINEL, self.numbering.local(cl, seq)));
         // What the replaced row had and the moved one never got is a change too.
@@ -426,8 +448,8 @@ impl Replay<'_> {
             MergeOp::Create { table, row, key, sentinel } => {
                 let Some(table) = self.table(*table) else { return Ok(()) };
                 self.numbering.dv = self.numbering.dv.max(sentinel.dv);
-                if self.clocks.tomb(table.id, key)?.is_some() {
-                    self.clocks.set_tomb(table.id, key, None);
+                if self.clocks.tomb(&table, key)?.is_some() {
+                    self.clocks.unbury(&table, key);
                 }
                 let (block, bit) = self.stage_row(&table, *row, key)?;
                 let mut cells = row_cells(block, bit);
@@ -445,10 +467,25 @@ impl Replay<'_> {
                     let (block, bit) = self.stage_row(&table, *row, key)?;
                     block.clear(1 << bit);
                 }
-                self.clocks.set_tomb(table.id, key, Some(*tomb));
+                self.clocks.bury(&table, key, *tomb)?;
             }
         }
         Ok(())
+    }
+}
+
+/// Gives a new row its clocks; one that was deleted before gets a sentinel, as one of a table of keys alone does.
+fn insert_row(numbering: &mut Numbering, table: &Table, block: &mut Block, bit: u32, tomb: Option<Tomb>) {
+    let bare = table.columns.is_empty();
+    block.clear(1 << bit);
+    if bare || tomb.is_some() {
+        let (cl, seq) = (tomb.map_or(1, |tomb| tomb.cl + 1), numbering.take_seq());
+        block.put(Group::of_row(bit, ColSet::sentinel(), numbering.local(cl, seq)));
+    }
+    if !bare {
+        let clock = numbering.local(numbering.first_cv(), numbering.seq);
+        numbering.seq += u64::from(table.all.len());
+        block.put(Group::of_row(bit, table.all.clone(), clock));
     }
 }
 

@@ -394,7 +394,7 @@ pub(crate) fn read_key(table: &Table, row: &Run<'_>, at: i32) -> Result<Vec<u8>,
     let mut key = Vec::with_capacity(16);
     PackedKey::begin(table.key.len(), &mut key);
     for i in 0..table.key.len() as i32 {
-        PackedKey::pack_column(row.value(at + i)?, &mut key);
+        PackedKey::pack_column(row.key_value(at + i)?, &mut key);
     }
     Ok(key)
 }

@@ -28,7 +28,9 @@ impl Db {
             )
         };
         self.check(code)?;
-        Ok(Stmt { raw, db: self })
+        // SAFETY: the statement has just been prepared.
+        let parameters = unsafe { ffi::sqlite3_bind_parameter_count(raw) };
+        Ok(Stmt { raw, db: self, parameters })
     }
 
     /// Runs statements without parameters or results.
@@ -129,6 +131,7 @@ pub(crate) fn failure(message: impl Into<String>) -> Error {
 pub(crate) struct Stmt {
     raw: *mut ffi::sqlite3_stmt,
     db: Db,
+    parameters: c_int,
 }
 
 impl Drop for Stmt {
@@ -162,13 +165,9 @@ pub(crate) struct Run<'s> {
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        // SAFETY: the statement is alive. Parameters may point to memory of the caller, so they are let go of here.
-        unsafe {
-            ffi::sqlite3_reset(self.stmt.raw);
-            if self.bound > 0 {
-                ffi::sqlite3_clear_bindings(self.stmt.raw);
-            }
-        }
+        // SAFETY: the statement is alive. Its parameters may point to memory of the caller, which nothing reads any
+        // more: every run binds all of them before its first step.
+        unsafe { ffi::sqlite3_reset(self.stmt.raw) };
     }
 }
 
@@ -227,6 +226,7 @@ impl<'s> Run<'s> {
 
     /// Steps; `true` when there is a row.
     pub(crate) fn step(&mut self) -> Result<bool, Error> {
+        assert_eq!(self.bound, self.stmt.parameters, "a run binds every parameter before it steps");
         // SAFETY: the statement is alive.
         match unsafe { ffi::sqlite3_step(self.stmt.raw) } {
             ffi::SQLITE_ROW => Ok(true),
@@ -249,11 +249,16 @@ impl<'s> Run<'s> {
         }
     }
 
-    /// A column's value.
+    /// A column's value as it travels: text that is not UTF-8 goes as a blob of its bytes.
+    pub(crate) fn value(&self, column: c_int) -> ValueRef<'_> {
+        self.key_value(column).unwrap_or_else(|_| ValueRef::Blob(self.blob(column)))
+    }
+
+    /// The value of a key column.
     ///
     /// # Errors
     /// Text that is not UTF-8.
-    pub(crate) fn value(&self, column: c_int) -> Result<ValueRef<'_>, Error> {
+    pub(crate) fn key_value(&self, column: c_int) -> Result<ValueRef<'_>, Error> {
         // SAFETY: the statement is alive; the value lives until the next step or reset, which need `&mut self`.
         unsafe {
             let raw = self.stmt.raw;
@@ -272,7 +277,7 @@ impl<'s> Run<'s> {
     }
 
     pub(crate) fn text(&self, column: c_int) -> Result<&str, Error> {
-        match self.value(column)? {
+        match self.key_value(column)? {
             ValueRef::Text(text) => Ok(text),
             _ => Err(failure("text was expected")),
         }

@@ -44,12 +44,12 @@ pub enum OpenError {
         /// The name.
         path: PathBuf,
     },
-    /// A newer opor wrote the file.
-    #[error("the database has format {found}, this version reads up to {supported}")]
-    NewerFormat {
+    /// Another version of opor wrote the file.
+    #[error("the database has format {found}, this version reads {supported}")]
+    OtherFormat {
         /// The file's.
         found: i64,
-        /// The newest this code knows.
+        /// The one this code knows.
         supported: i64,
     },
     /// Tables that the genuine cr-sqlite made; their clocks are in a layout of its own.
@@ -221,8 +221,8 @@ impl Store {
     fn prepare(&self, options: &OpenOptions, memory: bool) -> Result<(), OpenError> {
         let db = self.engine.db;
         let format = meta::format(db)?;
-        if format > meta::FORMAT {
-            return Err(OpenError::NewerFormat { found: format, supported: meta::FORMAT });
+        if format != 0 && format != meta::FORMAT {
+            return Err(OpenError::OtherFormat { found: format, supported: meta::FORMAT });
         }
         if options.read_only && format == 0 {
             return Err(OpenError::NotInitialised);

@@ -5,6 +5,7 @@
 #[error("clock record is damaged")]
 pub(crate) struct DamagedRecord;
 
+#[inline]
 pub(crate) fn put(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
@@ -38,6 +39,12 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn varint(&mut self) -> Result<u64, DamagedRecord> {
+        if let [byte, rest @ ..] = self.0
+            && *byte < 0x80
+        {
+            self.0 = rest;
+            return Ok(u64::from(*byte));
+        }
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;

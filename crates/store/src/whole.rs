@@ -1,0 +1,144 @@
+//! Merging rows whose cells were all written at once, which need no decision for each cell: nearly all rows of a first
+//! sync, and most edits.
+
+use std::rc::Rc;
+
+use opor_core::{ColVersion, Outcome, PackedKey, RowChange, ValueRef};
+use rusqlite::Error;
+
+use crate::block::CellClock;
+use crate::catalog::Table;
+use crate::colset::ColSet;
+use crate::merge::{IncomingClock, Merger, Place, STAMP_MIN, Watch, decision};
+use crate::notes::MergeOp;
+
+/// What [`Merger::merge_whole`] found.
+#[derive(Debug)]
+pub(crate) enum Whole {
+    /// The row was new, and is here now.
+    Inserted,
+    /// It was here already, by the same write.
+    Known,
+    /// Every cell won.
+    Won,
+    /// Every cell lost.
+    Lost,
+    /// It has to be merged cell by cell.
+    Other(Place),
+}
+
+/// The columns of rows that follow one another, worked out once for all that have the same.
+#[derive(Debug, Default)]
+pub(crate) struct Layout {
+    table: u32,
+    /// As the changeset numbers them.
+    columns: Vec<u32>,
+    /// Whether they come in the order of their bits, as they do in the commit that wrote them.
+    ascending: bool,
+    places: ColSet,
+    bits: ColSet,
+}
+
+impl Layout {
+    /// Turns to the columns of `row`; `places` are those of the changeset's columns in the table. Whether they come in
+    /// the order in which clocks are told.
+    pub(crate) fn fits(&mut self, table: &Table, row: &RowChange, places: &[usize]) -> bool {
+        let columns = row.cells.iter().map(|cell| cell.column);
+        if self.table == table.id && columns.clone().eq(self.columns.iter().copied()) {
+            return self.ascending;
+        }
+        *self = Self { table: table.id, columns: columns.collect(), ..Self::default() };
+        let places = self.columns.iter().map(|column| places[*column as usize]);
+        let bits = places.clone().map(|place| table.columns[place].bit);
+        self.ascending = places.clone().is_sorted_by(|a, b| a < b) && bits.clone().is_sorted_by(|a, b| a < b);
+        places.for_each(|place| self.places.insert(place as u32));
+        bits.for_each(|bit| self.bits.insert(bit));
+        self.ascending
+    }
+}
+
+impl Merger<'_> {
+    /// Merges a row all of whose cells were written at once. The outcome is that of [`merge`](Self::merge).
+    pub(crate) fn merge_whole(
+        &mut self,
+        table: &Rc<Table>,
+        row: &RowChange,
+        layout: &Layout,
+        clock: IncomingClock,
+    ) -> Result<Whole, Error> {
+        let key = row.key.as_bytes();
+        if self.sql.last_was_new && !table.keyed {
+            // The common case of a first sync: a row nobody here has seen. One statement tells and does it.
+            let buried = self.engine.clocks.borrow_mut().tomb(table, key)?.is_some();
+            if !buried && self.insert_row(table, &row.key, &layout.places, values(row))? {
+                let rowid = self.engine.db.last_insert_rowid();
+                self.record_group(table, (&row.key, rowid), &layout.bits, clock.cell())?;
+                return Ok(Whole::Inserted);
+            }
+            self.sql.last_was_new = false;
+        }
+        let place = self.find(table, &row.key)?;
+        let Place::Row(rowid) = place else { return Ok(Whole::Other(place)) };
+        match self.decide_whole(table, (&row.key, rowid), layout, &clock)? {
+            Some(Outcome::Known) => Ok(Whole::Known),
+            Some(Outcome::Lose) => Ok(Whole::Lost),
+            Some(Outcome::Win) => {
+                self.update_row(table, (&row.key, rowid), &layout.places, values(row))?;
+                self.record_group(table, (&row.key, rowid), &layout.bits, clock.cell())?;
+                Ok(Whole::Won)
+            }
+            _ => Ok(Whole::Other(place)),
+        }
+    }
+
+    /// What becomes of all cells alike; `None` when they differ, or their values have to be looked at.
+    fn decide_whole(
+        &self,
+        table: &Rc<Table>,
+        (key, rowid): (&PackedKey, i64),
+        layout: &Layout,
+        clock: &IncomingClock,
+    ) -> Result<Option<Outcome>, Error> {
+        let mut clocks = self.engine.clocks.borrow_mut();
+        let (id, bit) = clocks.place_of(table, rowid, key.as_bytes())?;
+        let block = &clocks.peek(id)?.block;
+        if block.cl(bit) != 1 {
+            return Ok(None);
+        }
+        if clock.cv >= STAMP_MIN && block.has_written(bit, &layout.bits, &clock.cell()) {
+            return Ok(Some(Outcome::Known));
+        }
+        let Some((least, greatest)) = block.versions_of(bit, &layout.bits) else { return Ok(None) };
+        let quiet = matches!(self.watch, Watch::Nothing);
+        if !quiet || (least..=greatest).contains(&clock.cv) {
+            return Ok(None);
+        }
+        // Versions that differ decide without the values, and those between two that decide alike do so too.
+        let against = |version| {
+            let cell = (ColVersion(version), self.engine.site.get(), ValueRef::Null);
+            decision(self.engine, 1, Some(cell), 1, false, clock, ValueRef::Null)
+        };
+        let outcome = against(least);
+        Ok((outcome == against(greatest)).then_some(outcome))
+    }
+
+    /// Records one clock for some columns of a row.
+    fn record_group(
+        &self,
+        table: &Rc<Table>,
+        (key, row): (&PackedKey, i64),
+        cols: &ColSet,
+        clock: CellClock,
+    ) -> Result<(), Error> {
+        if self.direct && !table.keyed {
+            return self.engine.merge_group_directly(table, row, cols, clock);
+        }
+        let cells = vec![(cols.clone(), clock)];
+        let key = if table.keyed { key.as_bytes().into() } else { Box::default() };
+        self.record(MergeOp::Cells { table: table.id, row, key, cells })
+    }
+}
+
+fn values(row: &RowChange) -> impl Iterator<Item = ValueRef<'_>> {
+    row.cells.iter().map(|cell| cell.value.as_ref())
+}
