@@ -145,7 +145,8 @@ impl Replica {
             Wanted::Snapshot { .. } if !self.has_snapshots => Found::NoSnapshot,
             Wanted::Snapshot { resume, item_max } => self.read_snapshot(resume.as_ref(), *item_max),
             Wanted::Chunk { id, index } => {
-                let image = &self.images[id];
+                // It is of a history that has been cut since.
+                let Some(image) = self.images.get(id) else { return Found::NoSnapshot };
                 let chunk = image.chunks(CHUNK_MAX).nth(*index as usize).unwrap();
                 Found::Chunk(chunk.to_vec())
             }
