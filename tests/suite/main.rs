@@ -1,6 +1,7 @@
 //! The suite: real SQLite, real files, real processes.
 
 mod adversary;
+mod compaction;
 mod convergence;
 mod deviations;
 mod faults;
@@ -15,5 +16,7 @@ mod scenario;
 mod schema_change;
 mod sessions;
 mod shell;
+mod snapshots;
 mod store;
+mod whole_rows;
 mod writes;

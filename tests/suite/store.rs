@@ -317,3 +317,46 @@ fn the_record_in_the_documentation_is_what_is_written() {
     let tail = lines(&store, "SELECT lower(hex(body)) FROM opor_tail WHERE db_version = 3");
     assert_eq!(tail, ["01010000000f480606000000030046120202561802"]);
 }
+
+/// A poll that finds nothing looks at shared memory only; it must see what others commit all the same, whatever the journal.
+#[test]
+fn a_poll_sees_other_connections_in_every_journal() {
+    for journal in ["WAL", "DELETE", "TRUNCATE"] {
+        let folder = Folder::new();
+        let path = folder.file("a.db");
+        let one = file(&path, 0xa, FOO, &["foo"]);
+        exec(&one, &format!("PRAGMA journal_mode = {journal}"));
+        let two = reopen(&path, 0xa);
+        for round in 0..6 {
+            let now = one.db_version().expect("a version");
+            assert_eq!(one.changes_since(now).expect("a poll").len(), 0, "{journal}");
+            exec(&two, &format!("INSERT INTO foo VALUES ({round}, 1, 1)"));
+            assert_eq!(one.changes_since(now).expect("a poll").len(), 2, "{journal}: the other's commit");
+            exec(&one, &format!("UPDATE foo SET b = 2 WHERE a = {round}"));
+            let now = one.db_version().expect("a version");
+            assert_eq!(one.changes_since(now).expect("a poll").len(), 0, "{journal}: its own is counted");
+            exec(&two, &format!("DELETE FROM foo WHERE a = {round}"));
+            assert_eq!(one.changes_since(now).expect("a poll").len(), 1, "{journal}: the other's delete");
+        }
+        assert_eq!(log(&one), log(&two), "{journal}");
+    }
+}
+
+/// The journal may change while the connection is open.
+#[test]
+fn a_poll_follows_a_change_of_the_journal() {
+    let folder = Folder::new();
+    let path = folder.file("a.db");
+    let one = file(&path, 0xa, FOO, &["foo"]);
+    exec(&one, "INSERT INTO foo VALUES ('x', 1, 1)");
+    let mut rounds = 0;
+    for journal in ["DELETE", "WAL", "TRUNCATE", "WAL"] {
+        let now = one.db_version().expect("a version");
+        assert_eq!(one.changes_since(now).expect("a poll").len(), 0);
+        assert_eq!(lines(&one, &format!("PRAGMA journal_mode = {journal}")), [journal.to_ascii_lowercase()]);
+        let two = reopen(&path, 0xa);
+        exec(&two, &format!("INSERT INTO foo VALUES ('{journal} {rounds}', 1, 1)"));
+        rounds += 1;
+        assert_eq!(one.changes_since(now).expect("a poll").len(), 2, "{journal}");
+    }
+}

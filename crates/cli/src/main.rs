@@ -1,10 +1,14 @@
 //! The `opor` command.
 
 mod apply;
+mod bar;
 mod changes;
 mod database;
+mod gc;
 mod init;
 mod lab;
+mod restore;
+mod snapshot;
 mod stamp;
 mod status;
 mod style;
@@ -29,6 +33,9 @@ enum Command {
     Changes(changes::Changes),
     Apply(apply::Apply),
     Status(status::Status),
+    Snapshot(snapshot::Snapshot),
+    Restore(restore::Restore),
+    Gc(gc::Gc),
     Lab(lab::Lab),
 }
 
@@ -54,6 +61,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Changes(changes) => changes.run(&mut out).map(|()| ExitCode::SUCCESS),
         Command::Apply(apply) => apply.run(&mut out).map(|()| ExitCode::SUCCESS),
         Command::Status(status) => status.run(&mut out).map(|()| ExitCode::SUCCESS),
+        Command::Snapshot(snapshot) => snapshot.run(&mut out).map(|()| ExitCode::SUCCESS),
+        Command::Restore(restore) => restore.run(&mut out).map(|()| ExitCode::SUCCESS),
+        Command::Gc(gc) => gc.run(&mut out).map(|()| ExitCode::SUCCESS),
         Command::Lab(lab) => lab.run(&mut out),
     }?;
     out.flush()?;

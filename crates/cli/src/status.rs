@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::database;
 use crate::style::{DIM, HEADING};
-use crate::table::{Cell, Table, printable};
+use crate::table::{Cell, Table, printable, size};
 
 /// Show what a database is and how far it has synced.
 #[derive(Debug, Args)]
@@ -154,16 +154,4 @@ fn show(out: &mut dyn Write, facts: &Facts) -> anyhow::Result<()> {
     }
     table.write(out, 2)?;
     Ok(())
-}
-
-/// `1.2 MiB`.
-fn size(bytes: u64) -> String {
-    let (mut whole, mut unit) = (bytes as f64, "B");
-    for next in ["KiB", "MiB", "GiB"] {
-        if whole < 1024.0 {
-            break;
-        }
-        (whole, unit) = (whole / 1024.0, next);
-    }
-    if unit == "B" { format!("{bytes} B") } else { format!("{whole:.1} {unit}") }
 }

@@ -130,6 +130,18 @@ pub(crate) fn printable(text: &str) -> String {
     shown
 }
 
+/// `1.2 MiB`.
+pub(crate) fn size(bytes: u64) -> String {
+    let (mut whole, mut unit) = (bytes as f64, "B");
+    for next in ["KiB", "MiB", "GiB"] {
+        if whole < 1024.0 {
+            break;
+        }
+        (whole, unit) = (whole / 1024.0, next);
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{whole:.1} {unit}") }
+}
+
 /// A text cut to a width, with an ellipsis where something is missing.
 pub(crate) fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {

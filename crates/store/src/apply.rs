@@ -14,6 +14,7 @@ use crate::cursor::Cursor;
 use crate::engine::Engine;
 use crate::merge::{IncomingCell, IncomingClock, IncomingRow, MergeSql, Merger, RowOutcome, Watch};
 use crate::meta;
+use crate::progress::{Cancelled, Reporter};
 use crate::whole::{Layout, Whole};
 
 /// Why a changeset was refused. Nothing of it is stored.
@@ -60,6 +61,9 @@ pub enum ApplyError {
         #[source]
         source: Error,
     },
+    /// The watcher cancelled it.
+    #[error("the merge was cancelled")]
+    Cancelled,
     /// SQLite failed.
     #[error("the changeset could not be stored")]
     Sqlite(#[from] Error),
@@ -174,6 +178,7 @@ impl Engine {
         options: &ApplyOptions,
         sql: &mut MergeSql,
         direct: bool,
+        reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, ApplyError> {
         let newest = changeset.validate(&Limits::default())?;
         self.enlist()?;
@@ -184,7 +189,7 @@ impl Engine {
         let mut report = ApplyReport::default();
         self.observe_all(changeset, newest)?;
         let triggers = options.without_triggers.then(|| self.db.set_triggers(false));
-        let merged = self.merge_rows(changeset, &plan, options, watch, sql, direct, &mut report);
+        let merged = self.merge_rows(changeset, &plan, options, watch, sql, direct, &mut report, reporter);
         if let Some(on) = triggers {
             self.db.set_triggers(on);
         }
@@ -252,6 +257,7 @@ impl Engine {
         sql: &mut MergeSql,
         direct: bool,
         report: &mut ApplyReport,
+        reporter: &mut Reporter<'_>,
     ) -> Result<(), ApplyError> {
         let dv = self.merge_version();
         let mut merger = Merger { engine: self, sql, direct, watch };
@@ -261,6 +267,7 @@ impl Engine {
         for row in changeset.rows() {
             let table = &plan.tables[row.table as usize];
             let failed = |error| refused(table, row, error);
+            reporter.add(1)?;
             if !table.fits(&row.key) {
                 return Err(ApplyError::KeyShape { table: table.name.to_string(), key: row.key.clone() });
             }
@@ -361,7 +368,25 @@ impl Engine {
     }
 }
 
+impl From<Cancelled> for ApplyError {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
+}
+
 impl ApplyReport {
+    /// Adds what a further piece did.
+    pub(crate) fn add(&mut self, piece: Self) {
+        self.rows_inserted += piece.rows_inserted;
+        self.rows_updated += piece.rows_updated;
+        self.rows_deleted += piece.rows_deleted;
+        self.cells_won += piece.cells_won;
+        self.cells_lost += piece.cells_lost;
+        self.unchanged += piece.unchanged;
+        self.db_version = self.db_version.max(piece.db_version);
+        self.events.extend(piece.events);
+    }
+
     fn count(&mut self, outcome: &RowOutcome) {
         self.rows_inserted += usize::from(outcome.inserted);
         self.rows_deleted += usize::from(outcome.deleted);

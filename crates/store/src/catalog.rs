@@ -8,6 +8,7 @@ use rusqlite::Error;
 use rustc_hash::FxHashMap;
 
 use crate::colset::ColSet;
+use crate::horizon::HORIZON_TABLE;
 use crate::meta;
 use crate::sqlite::{Db, quote};
 
@@ -163,6 +164,8 @@ pub(crate) struct Catalog {
     pub(crate) dropped: Vec<u32>,
     /// Tables that bear another name than the one on record.
     pub(crate) renamed: Vec<(u32, String)>,
+    /// Whether the log has ever been cut.
+    pub(crate) compacted: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -200,6 +203,7 @@ impl Catalog {
         let schema_version = db.integer("PRAGMA main.schema_version")?.unwrap_or(0);
         let mut catalog = Self { schema_version, ..Self::default() };
         let definitions = Definitions::read(db)?;
+        catalog.compacted = definitions.tables.contains_key(HORIZON_TABLE);
         let mut columns = recorded_columns(db)?;
         for (id, recorded) in meta::recorded_tables(db)? {
             let known = columns.remove(&id).unwrap_or_default();

@@ -157,6 +157,8 @@ pub(crate) struct Clocks {
     cached: Option<(BlockId, Record)>,
     /// Mixed into hashes of keys, so that nobody outside can make keys collide.
     pub(crate) hash_seed: u64,
+    /// By table, the longest causal length among tombstones that compaction has dropped.
+    pub(crate) cut_lengths: FxHashMap<u32, u64>,
 }
 
 /// The rowid that a packed key of one integer is.
@@ -187,6 +189,7 @@ impl Clocks {
             tombs: Tombs::new(db),
             cached: None,
             hash_seed: 0,
+            cut_lengths: FxHashMap::default(),
         }
     }
 
@@ -322,8 +325,17 @@ impl Clocks {
         }
     }
 
-    /// Whether a key of this table may have a tombstone; `false` is certain.
+    /// The causal length of a new row whose key has no tombstone: past every one that was dropped, which a peer may
+    /// still have.
+    pub(crate) fn first_cl(&self, table: u32) -> u64 {
+        self.cut_lengths.get(&table).map_or(1, |cl| cl + 1)
+    }
+
+    /// Whether a key of this table may have a tombstone, here or dropped; `false` is certain.
     pub(crate) fn tombs_possible(&mut self, table: u32) -> Result<bool, Error> {
+        if self.cut_lengths.contains_key(&table) {
+            return Ok(true);
+        }
         let Self { tombs, mirror, staged, .. } = self;
         tombs.possible(table, || mirror.tombs.keys().chain(staged.tombs.keys()).any(|id| id.0 == table))
     }

@@ -92,6 +92,10 @@ pub(crate) struct Engine {
     backfilled: RefCell<FxHashSet<(u32, u32)>>,
     /// Set when the open transaction changed what memory cannot follow, so that it is read again after the commit.
     reread: Cell<bool>,
+    /// Tombstones at or below this version may be gone.
+    pub(crate) horizon: Cell<u64>,
+    /// Set when what has been cut off the log must be read again.
+    pub(crate) cut_stale: Cell<bool>,
 }
 
 /// Statements write to one table many times in a row: comparing two pointers and a name finds it again.
@@ -173,6 +177,8 @@ impl Engine {
             schema_suspect: Cell::new(false),
             plain_tables: RefCell::default(),
             backfilled: RefCell::default(),
+            horizon: Cell::new(0),
+            cut_stale: Cell::new(true),
         }
     }
 
@@ -251,7 +257,8 @@ impl Engine {
         if let Some(header) = self.header_before.take() {
             self.seen_header.set(Some(header));
         }
-        self.refresh_catalog_at(schema_version)
+        self.refresh_catalog_at(schema_version)?;
+        self.refresh_cut()
     }
 
     fn refresh_catalog_at(&self, schema_version: Option<i64>) -> Result<(), Error> {
@@ -361,6 +368,7 @@ impl Engine {
         let stamp = stamps.filter(|group| !group.cols.contains(ColSet::SENTINEL)).map(|group| group.cv).max();
         self.hybrid.borrow_mut().restore(Hlc::from_version(stamp.unwrap_or(0).max(meta.hlc).into()));
         self.tail.set(tail);
+        self.cut_stale.set(true);
         *self.meta.borrow_mut() = Meta { db_version, ..meta };
         *self.sites.borrow_mut() = Sites::default();
         Ok(())

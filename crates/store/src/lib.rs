@@ -16,33 +16,46 @@ mod changes_vtab;
 mod clocks;
 mod colset;
 mod commit_hook;
+mod compact;
 mod cursor;
 mod engine;
 mod functions;
 mod handle;
 mod hook;
+mod horizon;
 mod merge;
 mod meta;
 mod notes;
 mod options;
+mod progress;
 mod read;
+mod records;
 mod repair;
 mod replay;
 mod replicate;
+mod rows;
+mod snapshot;
 mod sqlite;
 mod store;
 mod tombs;
 mod unpack_vtab;
+mod upgrade;
 mod varint;
 mod wal_index;
 mod whole;
 
 pub use apply::{ApplyError, ApplyOptions, ApplyReport, MergeEvent, MergeEventKind, Side};
+pub use compact::{CompactError, CompactOptions, CompactReport};
 pub use cursor::{Cursor, CursorError};
 pub use handle::{HandleError, StoreHandle};
 pub use options::{ClockPolicy, OpenOptions};
+pub use progress::{Phase, Progress, Watcher};
 pub use read::{Batch, ReadError};
 pub use repair::Incident;
 pub use replicate::ReplicateError;
 pub use rusqlite;
+pub use snapshot::{
+    ImageError, Manifest, ManifestError, RestoreError, Snapshot, SnapshotError, SnapshotImage,
+    SnapshotReader, SnapshotReceiver, SnapshotTable, StreamError, partial_path,
+};
 pub use store::{OpenError, Store, StoreError};

@@ -4,7 +4,9 @@ use opor_core::{SiteId, WallMillis};
 use rusqlite::Error;
 
 use crate::catalog::{Catalog, Table};
+use crate::colset::ColSet;
 use crate::cursor::{Cursor, CursorError};
+use crate::horizon;
 use crate::options::ClockPolicy;
 use crate::repair::Incident;
 use crate::sqlite::{Db, failure, quote};
@@ -112,6 +114,11 @@ pub(crate) fn create(db: Db, policy: ClockPolicy, site: Option<SiteId>) -> Resul
     let hlc = i64::from(policy == ClockPolicy::Hlc);
     insert.run(&[FORMAT, hlc, hlc])?;
     db.exec("INSERT OR IGNORE INTO crsql_master VALUES ('crsqlite_version', 160300)")?;
+    save_own_site(db, site)
+}
+
+/// Gives the database its own site id: the one that is asked for, or a random one unless it has one already.
+pub(crate) fn save_own_site(db: Db, site: Option<SiteId>) -> Result<(), Error> {
     match site {
         Some(site) => {
             let mut insert =
@@ -163,6 +170,81 @@ pub(crate) fn ordinal(db: Db, site: SiteId) -> Result<u32, Error> {
     let ordinal = row.integer(0) as u32;
     while row.step()? {}
     Ok(ordinal)
+}
+
+/// An ordinal that no site has.
+pub(crate) fn free_ordinal(db: Db) -> Result<u32, Error> {
+    Ok(db.integer("SELECT max(ordinal) + 1 FROM crsql_site_id")?.unwrap_or(1) as u32)
+}
+
+/// Gives this replica's site another ordinal: there is no own site then.
+pub(crate) fn move_own_site(db: Db, ordinal: u32) -> Result<(), Error> {
+    db.prepare("UPDATE crsql_site_id SET ordinal = ? WHERE ordinal = 0")?.run(&[i64::from(ordinal)])
+}
+
+/// Every site with its ordinal.
+pub(crate) fn sites(db: Db) -> Result<Vec<(u32, SiteId)>, Error> {
+    let mut stmt = db.prepare("SELECT ordinal, site_id FROM crsql_site_id ORDER BY ordinal")?;
+    let mut rows = stmt.start();
+    let mut sites = Vec::new();
+    while rows.step()? {
+        let site = SiteId::new(rows.blob(1)).map_err(|error| failure(error.to_string()))?;
+        let ordinal = u32::try_from(rows.integer(0)).map_err(|_| failure("an ordinal is out of range"))?;
+        sites.push((ordinal, site));
+    }
+    Ok(sites)
+}
+
+/// Begins an epoch of this file's own.
+pub(crate) fn new_epoch(db: Db) -> Result<(), Error> {
+    db.exec("UPDATE opor_meta SET epoch = abs(random() % 4503599627370496) WHERE id = 1")
+}
+
+/// Tables that are not virtual, nor SQLite's own.
+pub(crate) fn ordinary_tables(db: Db) -> Result<Vec<String>, Error> {
+    let sql = "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND rootpage > 0 AND name NOT GLOB 'sqlite_*'";
+    texts(db, sql)
+}
+
+/// Virtual tables and their definitions.
+pub(crate) fn virtual_tables(db: Db) -> Result<Vec<(String, String)>, Error> {
+    let mut stmt =
+        db.prepare("SELECT name, sql FROM main.sqlite_schema WHERE type = 'table' AND rootpage = 0")?;
+    let mut rows = stmt.start();
+    let mut tables = Vec::new();
+    while rows.step()? {
+        tables.push((rows.text(0)?.to_owned(), rows.text(1)?.to_owned()));
+    }
+    Ok(tables)
+}
+
+/// The tables that SQLite counts keys of.
+pub(crate) fn counted_tables(db: Db) -> Result<Vec<String>, Error> {
+    texts(db, "SELECT name FROM main.sqlite_sequence WHERE typeof(name) = 'text'")
+}
+
+/// Has the keys of a table counted from the start.
+pub(crate) fn delete_counter(db: Db, table: &str) -> Result<(), Error> {
+    let mut delete = db.prepare("DELETE FROM main.sqlite_sequence WHERE name = ?")?;
+    let mut run = delete.start();
+    run.bind_text(table)?;
+    run.step()?;
+    Ok(())
+}
+
+fn texts(db: Db, sql: &str) -> Result<Vec<String>, Error> {
+    let mut stmt = db.prepare(sql)?;
+    let mut rows = stmt.start();
+    let mut texts = Vec::new();
+    while rows.step()? {
+        texts.push(rows.text(0)?.to_owned());
+    }
+    Ok(texts)
+}
+
+/// The last version in the clock tables.
+pub(crate) fn folded_version(db: Db) -> Result<u64, Error> {
+    Ok(db.integer("SELECT db_version FROM opor_meta WHERE id = 1")?.unwrap_or(0).cast_unsigned())
 }
 
 pub(crate) fn save_fold(db: Db, db_version: u64, hlc: u64) -> Result<(), Error> {
@@ -350,6 +432,18 @@ pub(crate) fn add_column(db: Db, table: u32, bit: u32, name: &str) -> Result<(),
     Ok(())
 }
 
+/// The columns of a table that are gone.
+pub(crate) fn retired_columns(db: Db, table: u32) -> Result<ColSet, Error> {
+    let mut stmt = db.prepare("SELECT bit FROM opor_column WHERE table_id = ? AND live = 0")?;
+    let mut rows = stmt.start();
+    rows.bind_integer(i64::from(table))?;
+    let mut retired = ColSet::default();
+    while rows.step()? {
+        retired.insert(rows.integer(0) as u32);
+    }
+    Ok(retired)
+}
+
 pub(crate) fn retire_column(db: Db, table: u32, bit: u32) -> Result<(), Error> {
     let mut update = db.prepare("UPDATE opor_column SET live = 0 WHERE table_id = ? AND bit = ?")?;
     update.run(&[i64::from(table), i64::from(bit)])
@@ -392,6 +486,11 @@ pub(crate) fn acknowledged(db: Db, peer: SiteId) -> Result<u64, Error> {
     Ok(if row.step()? { row.integer(0).cast_unsigned() } else { 0 })
 }
 
+/// How much of this replica's log every known peer has acknowledged; 0 when none is known.
+pub(crate) fn acknowledged_by_all(db: Db) -> Result<u64, Error> {
+    Ok(db.integer("SELECT min(acknowledged) FROM opor_cursor")?.unwrap_or(0).max(0).cast_unsigned())
+}
+
 pub(crate) fn save_acknowledged(db: Db, peer: SiteId, version: u64) -> Result<(), Error> {
     let mut stmt = db.prepare(
         "INSERT INTO opor_cursor(peer, acknowledged) VALUES (?, ?) \
@@ -422,7 +521,9 @@ pub(crate) fn remove_tombs(db: Db, table: u32) -> Result<(), Error> {
 
 /// Starts the count of versions over, under a new epoch: cursors of peers into the old one are refused.
 pub(crate) fn restart_versions(db: Db) -> Result<(), Error> {
-    db.exec("UPDATE opor_meta SET db_version = 0, epoch = abs(random() % 4503599627370496) WHERE id = 1")
+    horizon::restart(db)?;
+    db.exec("UPDATE opor_meta SET db_version = 0 WHERE id = 1")?;
+    new_epoch(db)
 }
 
 /// Whether nothing replicates.

@@ -59,6 +59,8 @@ pub struct OpenOptions {
     pub(crate) wall: WallClock,
     pub(crate) read_only: bool,
     pub(crate) create: bool,
+    /// The file is the image of a snapshot, which has no site of its own.
+    pub(crate) image: bool,
 }
 
 impl Default for OpenOptions {
@@ -71,6 +73,7 @@ impl Default for OpenOptions {
             wall: WallClock::default(),
             read_only: false,
             create: true,
+            image: false,
         }
     }
 }

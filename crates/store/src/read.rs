@@ -73,7 +73,7 @@ impl Engine {
         self.refresh()?;
         self.replay()?;
         let epoch = self.meta.borrow().epoch;
-        if cursor.epoch.is_some_and(|of| of != epoch) || cursor.base.0 > self.db_version() {
+        if self.is_behind(cursor)? {
             return Err(ReadError::BehindHorizon { cursor: *cursor });
         }
         let catalog = self.catalog.borrow().clone();

@@ -61,7 +61,7 @@ impl Engine {
     }
 
     /// Runs in a write transaction of its own, with the write lock held from the start.
-    fn in_write(&self, run: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+    pub(crate) fn in_write<T>(&self, run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         self.in_savepoint("opor_mend", || {
             self.uncaptured(|| self.db.exec("UPDATE opor_meta SET format = format"))?;
             self.enlist()?;

@@ -161,8 +161,12 @@ impl Replay<'_> {
 
     fn inserts(&mut self, table: &Table, first: i64, count: u32) -> Result<(), Error> {
         self.clocks.learn_end(table.id)?;
-        let stride = table.all.len();
-        let cv = if table.columns.is_empty() { 1 } else { self.numbering.first_cv() };
+        let cl = self.clocks.first_cl(table.id);
+        let bare = table.columns.is_empty();
+        // Rows of a longer life say so, before their columns.
+        let sentinel = cl > 1 && !bare;
+        let stride = table.all.len() + u32::from(sentinel);
+        let cv = if bare { cl } else { self.numbering.first_cv() };
         let dv = self.numbering.dv;
         for (number, rows) in block_masks(first, count) {
             let block = &mut self.clocks.stage((table.id, number))?.block;
@@ -172,14 +176,19 @@ impl Replay<'_> {
                 }
                 let anchor =
                     self.numbering.seq.cast_signed() - i64::from(stride) * i64::from(rows.trailing_zeros());
-                let cols = table.all.clone();
-                block.put_new(Group { rows, cols, cv, dv, shown_dv: dv, anchor, stride, site: 0 });
+                let group =
+                    Group { rows, cols: table.all.clone(), cv, dv, shown_dv: dv, anchor, stride, site: 0 };
+                if sentinel {
+                    block.put_new(Group { cols: ColSet::sentinel(), cv: cl, ..group.clone() });
+                }
+                block.put_new(Group { anchor: anchor + i64::from(sentinel), ..group });
                 self.numbering.seq += u64::from(rows.count_ones()) * u64::from(stride);
                 continue;
             }
             let bits = (0..u32::BITS).filter(|bit| rows >> bit & 1 == 1);
             for bit in bits {
-                insert_row(self.numbering, table, block, bit, block.tomb(bit));
+                let cl = block.tomb(bit).map_or(cl, |tomb| tomb.cl + 1);
+                insert_row(self.numbering, table, block, bit, cl);
             }
         }
         Ok(())
@@ -200,8 +209,9 @@ impl Replay<'_> {
             self.clocks.unbury(table, key);
         }
         let mut numbering = *self.numbering;
+        let cl = tomb.map_or(self.clocks.first_cl(table.id), |tomb| tomb.cl + 1);
         let (block, bit) = self.stage_row(table, row, key)?;
-        insert_row(&mut numbering, table, block, bit, tomb);
+        insert_row(&mut numbering, table, block, bit, cl);
         *self.numbering = numbering;
         Ok(())
     }
@@ -398,7 +408,8 @@ impl Replay<'_> {
         }
         let replaced_cl =
             replaced.iter().find(|(bit, _)| *bit == ColSet::SENTINEL).map(|(_, clock)| clock.cv);
-        let cl = tomb.map(|tomb| tomb.cl + 1).or(replaced_cl.map(|cl| cl + 2)).unwrap_or(1);
+        let cl = tomb.map(|tomb| tomb.cl + 1).or(replaced_cl.map(|cl| cl + 2));
+        let cl = cl.unwrap_or(self.clocks.first_cl(table.id));
         cells.retain(|(bit, _)| *bit != ColSet::SENTINEL);
         cells.iter_mut().for_each(|(_, clock)| clock.dv = dv);
         // A peer compares the value that moves here with the one it replaces: the newer of the two must be the moved.
@@ -474,12 +485,13 @@ impl Replay<'_> {
     }
 }
 
-/// Gives a new row its clocks; one that was deleted before gets a sentinel, as one of a table of keys alone does.
-fn insert_row(numbering: &mut Numbering, table: &Table, block: &mut Block, bit: u32, tomb: Option<Tomb>) {
+/// Gives a new row its clocks. One that may have been deleted before gets a sentinel that says which life it is in, as
+/// every row of a table of keys alone does.
+fn insert_row(numbering: &mut Numbering, table: &Table, block: &mut Block, bit: u32, cl: u64) {
     let bare = table.columns.is_empty();
     block.clear(1 << bit);
-    if bare || tomb.is_some() {
-        let (cl, seq) = (tomb.map_or(1, |tomb| tomb.cl + 1), numbering.take_seq());
+    if bare || cl > 1 {
+        let seq = numbering.take_seq();
         block.put(Group::of_row(bit, ColSet::sentinel(), numbering.local(cl, seq)));
     }
     if !bare {

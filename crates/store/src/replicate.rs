@@ -11,6 +11,7 @@ use crate::colset::ColSet;
 use crate::engine::Engine;
 use crate::meta;
 use crate::notes::{BackfillRows, Note};
+use crate::progress::{Halt, Reporter};
 use crate::sqlite::{Run, failure, quote};
 
 /// Why a table cannot replicate. The state is as before the call.
@@ -54,6 +55,12 @@ pub enum ReplicateError {
     /// A refusal that only cr-sqlite's own functions make.
     #[error("{0}")]
     Refused(String),
+    /// The watcher cancelled the upgrade.
+    #[error("the upgrade of table {table:?} was cancelled")]
+    Cancelled {
+        /// The table.
+        table: String,
+    },
     /// SQLite failed.
     #[error("table {table:?} could not be prepared")]
     Sqlite {
@@ -77,11 +84,30 @@ pub(crate) enum Strictness {
 impl Engine {
     /// Makes a table replicate; its rows get clocks in one new version. `false` when it already did.
     pub(crate) fn replicate(&self, name: &str, strictness: Strictness) -> Result<bool, ReplicateError> {
+        self.replicate_watched(name, strictness, &mut Reporter::silent())
+    }
+
+    pub(crate) fn replicate_watched(
+        &self,
+        name: &str,
+        strictness: Strictness,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<bool, ReplicateError> {
         let sqlite = |source| ReplicateError::Sqlite { table: name.to_owned(), source };
         let shape = Shape::read(self.db, name).map_err(sqlite)?;
         self.check_shape(name, shape.as_ref(), strictness)?;
         let shape = shape.expect("a missing table does not pass the check");
-        self.in_savepoint("opor_replicate", || self.add_table(&shape)).map_err(sqlite)
+        self.in_savepoint("opor_replicate", || self.add_table(&shape, reporter)).map_err(|halt| match halt {
+            Halt::Sqlite(source) => sqlite(source),
+            Halt::Cancelled => ReplicateError::Cancelled { table: name.to_owned() },
+        })
+    }
+
+    /// Whether a table of this name could replicate.
+    pub(crate) fn check_table(&self, name: &str) -> Result<(), ReplicateError> {
+        let sqlite = |source| ReplicateError::Sqlite { table: name.to_owned(), source };
+        let shape = Shape::read(self.db, name).map_err(sqlite)?;
+        self.check_shape(name, shape.as_ref(), Strictness::Opor)
     }
 
     fn check_shape(
@@ -213,11 +239,11 @@ impl Engine {
     }
 
     /// Runs in a savepoint of its own, so that a failure leaves an open transaction of the user as it was.
-    pub(crate) fn in_savepoint<T>(
+    pub(crate) fn in_savepoint<T, E: From<Error>>(
         &self,
         name: &str,
-        run: impl FnOnce() -> Result<T, Error>,
-    ) -> Result<T, Error> {
+        run: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
         self.db.exec(&format!("SAVEPOINT {name}"))?;
         match run() {
             Ok(done) => {
@@ -232,7 +258,7 @@ impl Engine {
         }
     }
 
-    fn add_table(&self, shape: &Shape) -> Result<bool, Error> {
+    fn add_table(&self, shape: &Shape, reporter: &mut Reporter<'_>) -> Result<bool, Halt> {
         // Takes the write lock before anything is read.
         self.uncaptured(|| self.db.exec("UPDATE opor_meta SET format = format"))?;
         self.enlist()?;
@@ -249,15 +275,17 @@ impl Engine {
             self.save_columns()
         })?;
         let table = self.table(&shape.name).ok_or_else(|| failure("the table went away"))?;
-        self.backfill_all(&table)?;
+        self.backfill_watched(&table, reporter)?;
         Ok(true)
     }
 
     /// Gives clocks to every row of a table.
     pub(crate) fn backfill_all(&self, table: &Table) -> Result<(), Error> {
-        let rows = self.all_rows(table)?;
-        self.notes.borrow_mut().log.push(Note::Backfill { table: table.id, rows: Rc::new(rows) });
-        self.replay()
+        match self.backfill_watched(table, &mut Reporter::silent()) {
+            Ok(()) => Ok(()),
+            Err(Halt::Sqlite(error)) => Err(error),
+            Err(Halt::Cancelled) => unreachable!("nobody watches"),
+        }
     }
 
     pub(crate) fn all_rows(&self, table: &Table) -> Result<BackfillRows, Error> {
@@ -324,7 +352,7 @@ impl Engine {
     /// Stops a table from replicating and forgets its clocks; its rows stay. With the last table the count of
     /// versions starts over, under a new epoch.
     pub(crate) fn unreplicate(&self, name: &str) -> Result<bool, Error> {
-        self.in_savepoint("opor_unreplicate", || {
+        self.in_savepoint("opor_unreplicate", || -> Result<bool, Error> {
             self.uncaptured(|| self.db.exec("UPDATE opor_meta SET format = format"))?;
             self.enlist()?;
             self.load_catalog()?;

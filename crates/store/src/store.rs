@@ -13,6 +13,7 @@ use crate::cursor::Cursor;
 use crate::engine::Engine;
 use crate::merge::MergeSql;
 use crate::options::{ClockPolicy, OpenOptions};
+use crate::progress::{Phase, Reporter, Watcher};
 use crate::read::{Batch, ReadError};
 use crate::repair::Incident;
 use crate::replicate::{ReplicateError, Strictness};
@@ -113,8 +114,8 @@ pub struct StoreError(#[from] Error);
 pub struct Store {
     // Dropped first: closing the connection frees what refers to the engine.
     conn: Connection,
-    engine: Box<Engine>,
-    merge: RefCell<MergeSql>,
+    pub(crate) engine: Box<Engine>,
+    pub(crate) merge: RefCell<MergeSql>,
 }
 
 #[expect(unsafe_code, reason = "the engine holds raw handles")]
@@ -241,7 +242,9 @@ impl Store {
             self.engine.uncaptured(|| self.create(options))?;
         }
         self.engine.read_only.set(options.read_only);
-        self.engine.site.set(meta::own_site(db)?);
+        if !options.image {
+            self.engine.site.set(meta::own_site(db)?);
+        }
         self.engine.start()?;
         if !options.read_only {
             self.engine.mend_guards()?;
@@ -320,6 +323,20 @@ impl Store {
         self.engine.replicate(table, Strictness::Opor).map(drop)
     }
 
+    /// As [`replicate`](Self::replicate), and tells a watcher how far it is. Rows get their clocks in pieces, so memory does
+    /// not grow with the table. The guard index is made in one statement, which is not interrupted; it is a scan of the
+    /// table.
+    ///
+    /// # Errors
+    /// See [`ReplicateError`]; cancelled or failed, nothing has changed, and an open transaction goes on.
+    pub fn replicate_watched(
+        &mut self,
+        table: &str,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<(), ReplicateError> {
+        self.engine.replicate_watched(table, Strictness::Opor, &mut Reporter::to(watcher)).map(drop)
+    }
+
     /// Stops a table from replicating; its rows stay, and what is known of their history is dropped. A table that did
     /// not replicate stays as it is.
     ///
@@ -382,38 +399,78 @@ impl Store {
         changeset: &Changeset,
         options: &ApplyOptions,
     ) -> Result<ApplyReport, ApplyError> {
-        let db = self.engine.db;
-        let own = db.is_autocommit();
+        self.apply_reporting(changeset, options, &mut Reporter::silent())
+    }
+
+    /// As [`apply_with`](Self::apply_with), and tells a watcher how far it is.
+    ///
+    /// Memory is that of the changeset and of the clocks it touches, until the commit. To merge more than fits, merge
+    /// in pieces, each with its cursor.
+    ///
+    /// # Errors
+    /// See [`ApplyError`]; cancelled or failed, nothing of the changeset is stored, and an open transaction goes on.
+    pub fn apply_watched(
+        &mut self,
+        changeset: &Changeset,
+        options: &ApplyOptions,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<ApplyReport, ApplyError> {
+        self.apply_reporting(changeset, options, &mut Reporter::to(watcher))
+    }
+
+    fn apply_reporting(
+        &self,
+        changeset: &Changeset,
+        options: &ApplyOptions,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<ApplyReport, ApplyError> {
+        let own = self.engine.db.is_autocommit();
         self.engine.look_around()?;
+        reporter.begin(Phase::Merge, changeset.rows().len() as u64)?;
+        self.merging(own, || {
+            let merge = &mut self.merge.borrow_mut();
+            let report = self.engine.apply(changeset, options, merge, own, reporter)?;
+            reporter.end()?;
+            Ok(report)
+        })
+    }
+
+    /// Runs merges in a transaction of their own, or as part of the open one; all of it or nothing.
+    pub(crate) fn merging<E: From<ApplyError>>(
+        &self,
+        own: bool,
+        merge: impl FnOnce() -> Result<ApplyReport, E>,
+    ) -> Result<ApplyReport, E> {
+        let db = self.engine.db;
         // Rows arrive in any order, children before parents; and another replica's delete is its own cascade.
         let enforced = db.set_foreign_keys(false);
-        let result = self.apply_in_transaction(changeset, options, own);
+        let result = self.in_merge_transaction(own, merge);
         db.set_foreign_keys(enforced);
         result
     }
 
-    fn apply_in_transaction(
+    fn in_merge_transaction<E: From<ApplyError>>(
         &self,
-        changeset: &Changeset,
-        options: &ApplyOptions,
         own: bool,
-    ) -> Result<ApplyReport, ApplyError> {
+        merge: impl FnOnce() -> Result<ApplyReport, E>,
+    ) -> Result<ApplyReport, E> {
         let db = self.engine.db;
-        db.exec(if own { "BEGIN IMMEDIATE" } else { "SAVEPOINT opor_apply" })?;
-        let applied = self.engine.apply(changeset, options, &mut self.merge.borrow_mut(), own);
+        let sqlite = |error| E::from(ApplyError::Sqlite(error));
+        db.exec(if own { "BEGIN IMMEDIATE" } else { "SAVEPOINT opor_apply" }).map_err(sqlite)?;
+        let applied = merge();
         let ended = match &applied {
             Ok(_) => db.exec(if own { "COMMIT" } else { "RELEASE opor_apply" }),
             Err(_) => db.exec(if own { "ROLLBACK" } else { "ROLLBACK TO opor_apply; RELEASE opor_apply" }),
         };
         if let (Err(error), true) = (&ended, own && !db.is_autocommit()) {
             let _ = db.exec("ROLLBACK");
-            return Err(ApplyError::Sqlite(Error::SqliteFailure(
+            return Err(sqlite(Error::SqliteFailure(
                 rusqlite::ffi::Error::new(error.sqlite_error().map_or(1, |error| error.extended_code)),
                 Some(error.to_string()),
             )));
         }
         let report = applied?;
-        ended?;
+        ended.map_err(sqlite)?;
         Ok(report)
     }
 

@@ -168,7 +168,7 @@ impl Tombs {
             let chunk = self.chunk(*table, key)?;
             let end = self.chunk_end(*table, key)?;
             let within =
-                |(of, key, _): &(u32, &[u8], _)| of == table && end.as_ref().is_none_or(|end| *key < &**end);
+                |(of, key, _): &News<'_>| of == table && end.as_ref().is_none_or(|end| *key < &**end);
             let (part, after) = rest.split_at(rest.iter().take_while(|tomb| within(tomb)).count());
             self.write_chunk(*table, chunk, part)?;
             rest = after;
@@ -176,12 +176,7 @@ impl Tombs {
         Ok(())
     }
 
-    fn write_chunk(
-        &mut self,
-        table: u32,
-        chunk: Option<Chunk>,
-        news: &[(u32, &[u8], Option<Tomb>)],
-    ) -> Result<(), Error> {
+    fn write_chunk(&mut self, table: u32, chunk: Option<Chunk>, news: &[News<'_>]) -> Result<(), Error> {
         let merged = merge(chunk.as_ref(), news).map_err(damaged)?;
         // It never goes back: a walk that has passed the older version would miss what stands under it.
         let newest = news.iter().filter_map(|(_, _, tomb)| tomb.map(|tomb| tomb.dv)).max();
@@ -234,11 +229,18 @@ impl Tombs {
     }
 }
 
+/// The body of a chunk, for tombstones in the order of their keys.
+pub(crate) fn encode(max_dv: u64, tombs: &[(TombKey, Tomb)]) -> Vec<u8> {
+    let mut writer = Writer::new(max_dv);
+    tombs.iter().for_each(|(key, tomb)| writer.push(key, tomb));
+    writer.out
+}
+
+/// A tombstone that is written: its table, its key, and `None` when it is taken away.
+type News<'a> = (u32, &'a [u8], Option<Tomb>);
+
 /// What a chunk holds once `news` are in it.
-fn merge<'a>(
-    chunk: Option<&Chunk>,
-    news: &[(u32, &'a [u8], Option<Tomb>)],
-) -> Result<Vec<(Cow<'a, [u8]>, Tomb)>, DamagedRecord> {
+fn merge<'a>(chunk: Option<&Chunk>, news: &[News<'a>]) -> Result<Vec<(Cow<'a, [u8]>, Tomb)>, DamagedRecord> {
     let mut merged = Vec::with_capacity(news.len() + CHUNK_MAX);
     let mut news = news.iter().peekable();
     if let Some(chunk) = chunk {

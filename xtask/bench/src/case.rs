@@ -1,194 +1,169 @@
-//! The cases and their goals: the table of numbers to reach.
+//! What is measured and what it has to reach; the tables of cases are in [`crate::cases`].
 
 use anyhow::Result;
 
-use crate::database::{Setting, Side};
-use crate::shape::Shape;
-use crate::workload::{bulk, commits, merge, read, size, wire};
+use crate::database::{Medium, Setting, Side};
+use crate::shape::{SHAPES, Shape};
 
 /// How a figure comes from what the sides measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Basis {
-    /// CPU time of opor over that of plain SQLite.
+    /// CPU time over that of plain SQLite.
     Ratio,
-    /// What opor has more than plain SQLite, in this unit.
+    /// What there is more than in plain SQLite, in this unit.
     Extra(&'static str),
-    /// What opor has, in this unit; plain SQLite has nothing like it.
+    /// What there is, in this unit.
     Alone(&'static str),
+    /// What the greatest size takes over what the smallest takes; each is in this unit.
+    Growth(&'static str),
 }
 
-/// The goals for shapes a, b and c; `None` where the case makes no sense.
-type Goals = [Option<f64>; 3];
+/// The most a case may come to on a shape.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Goal {
+    /// The case makes no sense there.
+    Skip,
+    /// No goal is set; the figure is shown.
+    Open,
+    AtMost(f64),
+}
+
+/// The goals for shapes a, b, c and w.
+pub(crate) type Goals = [Goal; 4];
+
+/// The sizes that a case is measured at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sizes {
+    /// These parts, in thousandths, of the rows that are asked for.
+    Rows(&'static [usize]),
+    /// The same, and with `--huge` ten times the last.
+    RowsAndHuge(&'static [usize]),
+    /// So many tables; the first has a hundredth of the rows.
+    Tables(&'static [usize]),
+}
+
+/// How it is measured, and when it is not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Traits {
+    /// It says nothing about a database in memory.
+    pub(crate) needs_file: bool,
+    /// Every run gives the same, or nearly.
+    pub(crate) exact: bool,
+    /// It needs a process of its own.
+    pub(crate) own_process: bool,
+}
 
 /// One thing to measure.
 #[derive(Debug)]
 pub(crate) struct Case {
-    /// The line of the table of goals.
+    /// The line of the table of goals in the design, where it has one.
     pub(crate) number: &'static str,
     /// Its name on the command line.
     pub(crate) slug: &'static str,
     /// Its name in a report.
     pub(crate) name: &'static str,
     pub(crate) basis: Basis,
-    goals: Goals,
+    pub(crate) goals: Goals,
     /// The goal in instructions instead of CPU time, where there is one.
     pub(crate) instructions: Option<f64>,
-    /// Whether it says nothing about a database in memory.
-    pub(crate) needs_file: bool,
-    /// Whether every run gives the same.
-    pub(crate) exact: bool,
+    pub(crate) sizes: Sizes,
+    pub(crate) sides: &'static [Side],
+    pub(crate) traits: Traits,
     pub(crate) measure: fn(&Setting<'_>, Side) -> Result<f64>,
 }
 
+/// Every side.
+pub(crate) const ALL: &[Side] = &[Side::Plain, Side::ByHand, Side::CrSqlite, Side::Opor];
+
 impl Case {
-    /// The most this may be on a shape.
-    pub(crate) fn goal(&self, shape: &Shape) -> Option<f64> {
-        let place = ["a", "b", "c"].iter().position(|letter| *letter == shape.letter)?;
-        self.goals[place]
-    }
-
-    const fn ratio(
-        [number, slug, name]: [&'static str; 3],
-        goals: Goals,
-        measure: fn(&Setting<'_>, Side) -> Result<f64>,
-    ) -> Self {
-        let basis = Basis::Ratio;
-        Self {
-            number,
-            slug,
-            name,
-            basis,
-            goals,
-            instructions: None,
-            needs_file: false,
-            exact: false,
-            measure,
-        }
-    }
-
-    const fn count(
+    /// A case on every side, of the rows asked for.
+    pub(crate) const fn new(
         [number, slug, name]: [&'static str; 3],
         basis: Basis,
         goals: Goals,
         measure: fn(&Setting<'_>, Side) -> Result<f64>,
     ) -> Self {
-        Self { number, slug, name, basis, goals, instructions: None, needs_file: false, exact: true, measure }
+        let traits = Traits { needs_file: false, exact: false, own_process: false };
+        let sizes = Sizes::Rows(&[1_000]);
+        Self { number, slug, name, basis, goals, instructions: None, sizes, sides: ALL, traits, measure }
     }
 
-    const fn instructions(self, goal: f64) -> Self {
+    pub(crate) const fn instructions(self, goal: f64) -> Self {
         Self { instructions: Some(goal), ..self }
     }
 
-    const fn in_files(self) -> Self {
-        Self { needs_file: true, ..self }
+    pub(crate) const fn sizes(self, sizes: Sizes) -> Self {
+        Self { sizes, ..self }
     }
 
-    const fn timed(self) -> Self {
-        Self { exact: false, ..self }
-    }
-}
-
-const fn all(goal: f64) -> Goals {
-    [Some(goal), Some(goal), Some(goal)]
-}
-
-const BYTES: &str = "B";
-const MICROS: &str = "us";
-
-/// Every case, in the order of the report.
-pub(crate) const CASES: &[Case] = &[
-    Case::ratio(["P1", "insert", "insert, one transaction"], all(1.25), bulk::insert).instructions(1.10),
-    Case::ratio(["P2", "commit-insert", "insert, one row a commit"], all(1.45), commits::insert),
-    Case::ratio(
-        ["P2", "commit-update", "update, one row a commit"],
-        [Some(1.45), Some(1.6), Some(1.45)],
-        commits::update,
-    ),
-    Case::count(
-        ["P2", "wal-insert", "extra WAL pages a commit, insert"],
-        Basis::Extra("pages"),
-        all(1.1),
-        commits::insert_pages,
-    )
-    .in_files(),
-    Case::count(
-        ["P2", "wal-update", "extra WAL pages a commit, update"],
-        Basis::Extra("pages"),
-        all(1.1),
-        commits::update_pages,
-    )
-    .in_files(),
-    Case::ratio(["P3", "update-all", "update a column, one statement"], all(1.5), bulk::update_all),
-    Case::ratio(["P3", "update-by-key", "update a column, by key"], all(1.3), bulk::update_by_key),
-    Case::ratio(["P4", "delete-half", "delete half, one statement"], all(1.7), bulk::delete_half),
-    Case::ratio(["P4", "delete-by-key", "delete half, by key"], all(1.7), bulk::delete_by_key),
-    Case::count(["P5", "size-row", "metadata a row"], Basis::Extra(BYTES), all(1.0), size::rows),
-    Case::count(
-        ["P5", "size-cell", "metadata a cell written alone"],
-        Basis::Extra(BYTES),
-        all(10.0),
-        size::lone_cells,
-    ),
-    Case::count(["P5", "size-tombstone", "a tombstone"], Basis::Extra(BYTES), all(45.0), size::tombstones),
-    Case::count(
-        ["P5", "size-sparse", "metadata a row, random integer keys"],
-        Basis::Extra(BYTES),
-        [None, Some(45.0), None],
-        size::sparse_rows,
-    ),
-    Case::ratio(["P6", "read-all", "read the whole log, x SELECT *"], all(1.8), read::whole_log)
-        .instructions(1.8),
-    Case::ratio(["P6", "read-last", "read the last 1 %, x SELECT by key"], all(1.1), read::last_percent),
-    Case::count(["P6", "poll-one", "poll, one change"], Basis::Alone(MICROS), all(5.0), read::one_change)
-        .timed(),
-    Case::count(["P6", "poll-empty", "poll, no change"], Basis::Alone(MICROS), all(1.0), read::empty_poll)
-        .timed(),
-    Case::ratio(["P7", "merge", "merge into an empty replica, x insert"], all(1.25), merge::into_empty)
-        .instructions(1.25),
-    Case::ratio(["P7", "merge-won", "merge, cells won, x update"], all(1.5), merge::cells_won),
-    Case::ratio(["P7", "merge-lost", "merge, cells lost, x update"], all(1.05), merge::cells_lost),
-    Case::ratio(["P8", "merge-again", "merge again, x one lookup a row"], all(1.2), merge::again),
-    Case::count(
-        ["P9", "wire", "wire, a row"],
-        Basis::Alone(BYTES),
-        [Some(48.0), Some(97.0), Some(58.0)],
-        wire::raw,
-    ),
-    Case::count(
-        ["P9", "wire-zstd", "wire, a row, compressed"],
-        Basis::Alone(BYTES),
-        [Some(26.0), Some(53.0), Some(17.0)],
-        wire::compressed,
-    ),
-    Case::count(["P9", "wire-cell", "wire, one cell alone"], Basis::Alone(BYTES), all(123.0), wire::one_cell),
-];
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-    use crate::database::Medium;
-    use crate::shape::SHAPES;
-
-    #[test]
-    fn names_are_distinct() {
-        let slugs: BTreeSet<&str> = CASES.iter().map(|case| case.slug).collect();
-        assert_eq!(slugs.len(), CASES.len());
+    pub(crate) const fn sides(self, sides: &'static [Side]) -> Self {
+        Self { sides, ..self }
     }
 
-    #[test]
-    fn every_case_with_a_plain_side_measures_it() {
-        let folder = tempfile::tempdir().unwrap();
-        for case in CASES.iter().filter(|case| !matches!(case.basis, Basis::Alone(_))) {
-            for shape in SHAPES.iter().filter(|shape| case.goal(shape).is_some()) {
-                let setting = Setting { shape, rows: 1_000, medium: Medium::File, folder: folder.path() };
-                let measured = (case.measure)(&setting, Side::Plain).unwrap();
-                // So few rows may fit into the pages of the empty table.
-                let right = measured > 0.0 || (measured == 0.0 && case.exact);
-                assert!(right, "{} on shape {}: {measured}", case.slug, shape.letter);
+    pub(crate) const fn in_files(self) -> Self {
+        Self { traits: Traits { needs_file: true, ..self.traits }, ..self }
+    }
+
+    pub(crate) const fn exact(self) -> Self {
+        Self { traits: Traits { exact: true, ..self.traits }, ..self }
+    }
+
+    /// In a process that is new each time runs hardly differ, so one is enough.
+    pub(crate) const fn own_process(self) -> Self {
+        Self { traits: Traits { own_process: true, needs_file: true, exact: true }, ..self }
+    }
+
+    /// What this may come to on a shape.
+    pub(crate) fn goal(&self, shape: &Shape) -> Goal {
+        let place = SHAPES.iter().position(|known| known.letter == shape.letter);
+        place.map_or(Goal::Skip, |place| self.goals[place])
+    }
+
+    /// Whether it can be measured there at all.
+    pub(crate) fn applies(&self, shape: &Shape, medium: Medium) -> bool {
+        self.goal(shape) != Goal::Skip && !(self.traits.needs_file && medium == Medium::Memory)
+    }
+
+    /// The sizes, as settings with the number by which each is known.
+    pub(crate) fn settings<'a>(&self, base: &Setting<'a>, huge: bool) -> Vec<(usize, Setting<'a>)> {
+        let rows = |parts: usize| base.rows * parts / 1_000;
+        let sized = |rows| (rows, Setting { rows, ..*base });
+        match self.sizes {
+            Sizes::Rows(parts) => parts.iter().map(|part| sized(rows(*part))).collect(),
+            Sizes::RowsAndHuge(parts) => {
+                let most = parts.last().filter(|_| huge).map(|last| last * 10);
+                parts.iter().copied().chain(most).map(|part| sized(rows(part))).collect()
+            }
+            Sizes::Tables(counts) => {
+                let with = |tables: &usize| (*tables, Setting { tables: *tables, rows: rows(10), ..*base });
+                counts.iter().map(with).collect()
             }
         }
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "no file is left behind");
     }
+}
+
+/// The same goal for the three usual shapes.
+pub(crate) const fn all(goal: f64) -> Goals {
+    let goal = Goal::AtMost(goal);
+    [goal, goal, goal, Goal::Skip]
+}
+
+/// Goals for a, b and c.
+pub(crate) const fn each(a: f64, b: f64, c: f64) -> Goals {
+    [Goal::AtMost(a), Goal::AtMost(b), Goal::AtMost(c), Goal::Skip]
+}
+
+/// For shapes a and b, which differ most.
+pub(crate) const fn two(goal: Goal) -> Goals {
+    [goal, goal, Goal::Skip, Goal::Skip]
+}
+
+/// For shape b alone, where plain SQLite grows least with the table.
+pub(crate) const fn only_b(goal: Goal) -> Goals {
+    [Goal::Skip, goal, Goal::Skip, Goal::Skip]
+}
+
+/// For the wide shape alone.
+pub(crate) const fn wide(goal: f64) -> Goals {
+    [Goal::Skip, Goal::Skip, Goal::Skip, Goal::AtMost(goal)]
 }

@@ -13,6 +13,35 @@ pub(crate) fn cpu<T>(work: impl FnOnce() -> Result<T>) -> Result<(f64, T)> {
     Ok((seconds, outcome?))
 }
 
+/// CPU time of a piece of work that is interrupted: by making the rows that it takes, for one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stopwatch {
+    seconds: f64,
+    stopped: bool,
+}
+
+impl Stopwatch {
+    /// One that never runs, for work that only prepares: it is not to be counted as instructions either.
+    pub(crate) fn stopped() -> Self {
+        Self { stopped: true, ..Self::default() }
+    }
+
+    /// Runs `work` and adds the time it took.
+    pub(crate) fn run<T>(&mut self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.stopped {
+            return work();
+        }
+        let (seconds, outcome) = cpu(work)?;
+        self.seconds += seconds;
+        Ok(outcome)
+    }
+
+    /// CPU seconds, user and system, so far.
+    pub(crate) const fn seconds(self) -> f64 {
+        self.seconds
+    }
+}
+
 /// Counting is switched on and off by the name of this function, so it is a call of its own: never inlined, and no tail
 /// call, because the clock is read after the work.
 #[inline(never)]
@@ -57,6 +86,28 @@ mod tests {
         let (seconds, sum) = cpu(|| Ok((0..1_000_000_u64).map(std::hint::black_box).sum::<u64>())).unwrap();
         assert_eq!(sum, 499_999_500_000);
         assert!(seconds > 0.0);
+    }
+
+    #[test]
+    fn a_stopwatch_adds_up_and_stands_still_between() {
+        let mut watch = Stopwatch::default();
+        watch
+            .run(|| Ok(std::hint::black_box((0..1_000_000_u64).map(std::hint::black_box).sum::<u64>())))
+            .unwrap();
+        let first = watch.seconds();
+        assert_eq!(cpu(|| Ok(7)).unwrap().1, 7);
+        assert!(first > 0.0 && watch.seconds() == first);
+        watch
+            .run(|| Ok(std::hint::black_box((0..1_000_000_u64).map(std::hint::black_box).sum::<u64>())))
+            .unwrap();
+        assert!(watch.seconds() > first);
+    }
+
+    #[test]
+    fn a_watch_that_is_stopped_stays_so() {
+        let mut watch = Stopwatch::stopped();
+        let sum = watch.run(|| Ok((0..1_000_000_u64).map(std::hint::black_box).sum::<u64>())).unwrap();
+        assert_eq!((sum, watch.seconds()), (499_999_500_000, 0.0));
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! The two sides of a comparison: a table in plain SQLite, and the same table replicated.
+//! The sides of a comparison: the same table in plain SQLite, kept by hand, in cr-sqlite, and in opor.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -9,14 +10,21 @@ use opor_store::Store;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
-use crate::shape::Shape;
+use crate::crsqlite;
+use crate::shape::{Row, Shape};
+use crate::statements::Statements;
 
 /// What is being measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Side {
     /// An ordinary table.
     Plain,
-    /// The same table, replicated.
+    /// An ordinary table with columns for merging, and the statements that a person would write; see
+    /// [`crate::statements`].
+    ByHand,
+    /// The same table, replicated by the genuine cr-sqlite.
+    CrSqlite,
+    /// The same table, replicated by opor.
     Opor,
 }
 
@@ -34,9 +42,13 @@ pub(crate) enum Medium {
 pub(crate) struct Setting<'a> {
     pub(crate) shape: &'static Shape,
     pub(crate) rows: usize,
+    /// How many tables of the shape there are; rows are in the first.
+    pub(crate) tables: usize,
     pub(crate) medium: Medium,
-    /// An empty folder for files.
+    /// A folder for files; what filled databases it holds is used again.
     pub(crate) folder: &'a Path,
+    /// The extension of cr-sqlite.
+    pub(crate) crsqlite: Option<&'a Path>,
 }
 
 impl Setting<'_> {
@@ -45,63 +57,180 @@ impl Setting<'_> {
         self.rows / 10
     }
 
-    /// The rows of the table.
-    pub(crate) fn all_rows(&self) -> Vec<Vec<Value>> {
-        self.shape.rows(self.rows)
+    /// Every row of the table, some at a time.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = Vec<Row>> {
+        self.shape.chunks(0..self.rows)
     }
 
-    /// A database with these rows, inserted in one transaction.
-    pub(crate) fn filled(&self, side: Side, rows: &[Vec<Value>]) -> Result<Database> {
-        let database = Database::open(self, side)?;
-        in_transaction(&database, || insert(&database, self.shape, rows))?;
+    /// A database with all rows, inserted in one transaction. A file is filled once and then copied.
+    pub(crate) fn filled(&self, side: Side) -> Result<Database> {
+        if self.medium == Medium::Memory {
+            return self.fill(Database::open(self, side)?);
+        }
+        let (rows, tables, letter) = (self.rows, self.tables, self.shape.letter);
+        let pattern = self.folder.join(format!("{side:?}-{letter}-{rows}-{tables}.filled"));
+        if !pattern.exists() {
+            let mut filled = self.fill(Database::open(self, side)?)?;
+            let file = filled.file.take().context("a database on disk has a file")?;
+            // The last connection to a file empties the write-ahead log when it closes.
+            drop(filled);
+            std::fs::rename(&file, &pattern).context("could not keep a filled database")?;
+        }
+        let file = unused_name(self.folder);
+        std::fs::copy(&pattern, &file).context("could not copy a filled database")?;
+        Database::connect(self, side, Some(file))
+    }
+
+    fn fill(&self, database: Database) -> Result<Database> {
+        in_transaction(&database, || self.chunks().try_for_each(|rows| database.insert(&rows)))?;
         Ok(database)
     }
 }
 
-/// One database of either kind, with the empty table of the shape; a file is deleted when it is dropped.
+/// One database of any side, with the tables of the shape; a file is deleted when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Database {
     kind: Kind,
+    pub(crate) sql: Statements,
     file: Option<PathBuf>,
 }
 
 #[derive(Debug)]
 enum Kind {
-    Plain(Connection),
+    Sql(Connection),
     Opor(Box<Store>),
 }
 
+/// The clock of the tables kept by hand. One for all, as if all had the same time: who writes later wins.
+static STAMP: AtomicI64 = AtomicI64::new(1);
+
+/// The next stamp of a table kept by hand.
+pub(crate) fn stamp() -> i64 {
+    STAMP.fetch_add(1, Ordering::Relaxed)
+}
+
 impl Database {
-    /// Opens a new database; both kinds get the same pragmas.
+    /// A new database with empty tables, which replicate.
     pub(crate) fn open(setting: &Setting<'_>, side: Side) -> Result<Self> {
-        let file = match setting.medium {
-            Medium::File => Some(unused_name(setting.folder)),
-            Medium::Memory => None,
-        };
-        let kind = match (side, &file) {
-            (Side::Plain, Some(file)) => Kind::Plain(Connection::open(file)?),
-            (Side::Plain, None) => Kind::Plain(Connection::open_in_memory()?),
-            (Side::Opor, Some(file)) => Kind::Opor(Box::new(Store::open(file)?)),
-            (Side::Opor, None) => Kind::Opor(Box::new(Store::open_in_memory()?)),
-        };
-        let mut database = Self { kind, file };
-        database.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 1000;
-             PRAGMA cache_size = -2000; PRAGMA mmap_size = 0; PRAGMA temp_store = DEFAULT;",
-        )?;
-        database.execute_batch(setting.shape.schema)?;
-        if let Kind::Opor(store) = &mut database.kind {
-            store.replicate(setting.shape.table)?;
+        let file = (setting.medium == Medium::File).then(|| unused_name(setting.folder));
+        let mut database = Self::connect(setting, side, file)?;
+        for table in database.tables(setting) {
+            database.execute_batch(&database.sql.shape.schema(&table))?;
+            database.replicate(&table)?;
         }
         Ok(database)
     }
 
-    /// The store, on the side that has one.
-    pub(crate) fn store(&mut self) -> Result<&mut Store> {
+    /// A database with all rows in an ordinary table, in the hands of a side that could replicate it.
+    pub(crate) fn unreplicated(setting: &Setting<'_>, side: Side) -> Result<Self> {
+        let mut plain = setting.filled(Side::Plain)?;
+        let file = plain.file.take().context("a table in memory cannot change hands")?;
+        drop(plain);
+        Self::connect(setting, side, Some(file))
+    }
+
+    /// Opens a file, or memory; every side gets the same pragmas.
+    fn connect(setting: &Setting<'_>, side: Side, file: Option<PathBuf>) -> Result<Self> {
+        let sql = Statements { shape: setting.shape, side };
+        let database = Self { kind: Kind::open(setting, side, file.as_deref())?, sql, file };
+        database.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 1000;
+             PRAGMA cache_size = -2000; PRAGMA mmap_size = 0; PRAGMA temp_store = DEFAULT;",
+        )?;
+        Ok(database)
+    }
+
+    /// One more connection to the file, up to the first answer from it; it is closed again by the caller.
+    pub(crate) fn open_again(&self, setting: &Setting<'_>) -> Result<Self> {
+        let file = self.file.as_deref().context("a database in memory cannot be opened twice")?;
+        let kind = Kind::open(setting, self.sql.side, Some(file))?;
+        let again = Self { kind, sql: self.sql, file: None };
+        again.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))?;
+        Ok(again)
+    }
+
+    /// Makes a table replicate.
+    pub(crate) fn replicate(&mut self, table: &str) -> Result<()> {
         match &mut self.kind {
-            Kind::Opor(store) => Ok(store),
-            Kind::Plain(_) => anyhow::bail!("a plain database has no store"),
+            Kind::Sql(connection) => Ok(connection.execute_batch(&self.sql.replicate(table))?),
+            Kind::Opor(store) => Ok(store.replicate(table)?),
         }
+    }
+
+    fn tables(&self, setting: &Setting<'_>) -> Vec<String> {
+        let first = self.sql.shape.table;
+        let others = (1..setting.tables).map(|number| format!("{first}_{number}"));
+        std::iter::once(first.to_owned()).chain(others).collect()
+    }
+
+    /// The file, of a database that is not in memory.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// The store, on the side that has one.
+    pub(crate) const fn store(&self) -> Option<&Store> {
+        match &self.kind {
+            Kind::Opor(store) => Some(store),
+            Kind::Sql(_) => None,
+        }
+    }
+
+    /// As [`store`](Self::store), to merge.
+    pub(crate) const fn store_mut(&mut self) -> Option<&mut Store> {
+        match &mut self.kind {
+            Kind::Opor(store) => Some(store),
+            Kind::Sql(_) => None,
+        }
+    }
+
+    /// Inserts rows with one held statement.
+    pub(crate) fn insert(&self, rows: &[Row]) -> Result<()> {
+        self.write(&self.sql.insert(), rows.iter().map(|row| row.iter()))
+    }
+
+    /// Sets the counter of rows, by key, with one held statement.
+    pub(crate) fn update(&self, rows: &[Row], value: i64) -> Result<()> {
+        let sql = self.sql.update_by_key(&[self.sql.shape.counter]);
+        let value = Value::Integer(value);
+        self.write(&sql, rows.iter().map(|row| std::iter::once(&value).chain(self.sql.shape.key_of(row))))
+    }
+
+    /// Deletes rows, by key, with one held statement.
+    pub(crate) fn delete(&self, rows: &[Row]) -> Result<()> {
+        self.write(&self.sql.delete_by_key(), rows.iter().map(|row| self.sql.shape.key_of(row).iter()))
+    }
+
+    /// Runs one statement for every list of parameters; each must change one row.
+    pub(crate) fn write<'v, P>(&self, sql: &str, rows: impl IntoIterator<Item = P>) -> Result<()>
+    where
+        P: Iterator<Item = &'v Value>,
+    {
+        let mut statement = self.prepare(sql)?;
+        let stamp_place = self.sql.stamped().then(|| statement.parameter_count());
+        for parameters in rows {
+            for (value, place) in parameters.zip(1..) {
+                statement.raw_bind_parameter(place, value)?;
+            }
+            if let Some(place) = stamp_place {
+                statement.raw_bind_parameter(place, stamp())?;
+            }
+            let changed = statement.raw_execute()?;
+            anyhow::ensure!(changed == 1, "{changed} rows were changed by {sql}");
+        }
+        Ok(())
+    }
+
+    /// Runs one statement with these parameters; the stamp is added where there is one.
+    pub(crate) fn write_once(&self, sql: &str, parameters: &[Value]) -> Result<usize> {
+        let stamp = self.sql.stamped().then(|| Value::Integer(stamp()));
+        Ok(self.execute(sql, params_from_iter(parameters.iter().chain(&stamp)))?)
+    }
+
+    /// Empties the page cache. The SQLite that is built here has one cache for all connections, and what one of them
+    /// keeps another cannot use: with a second full database open, a large transaction reads every page anew.
+    pub(crate) fn let_go_of_pages(&self) -> Result<()> {
+        Ok(self.execute_batch("PRAGMA shrink_memory")?)
     }
 
     /// The bytes that the database takes when it is packed.
@@ -134,13 +263,27 @@ impl Database {
     }
 }
 
-/// Plain SQL, the same on both sides.
+impl Kind {
+    fn open(setting: &Setting<'_>, side: Side, file: Option<&Path>) -> Result<Self> {
+        if side == Side::Opor {
+            let store = file.map_or_else(Store::open_in_memory, Store::open)?;
+            return Ok(Self::Opor(Box::new(store)));
+        }
+        let connection = file.map_or_else(Connection::open_in_memory, Connection::open)?;
+        if side == Side::CrSqlite {
+            crsqlite::load(&connection, setting.crsqlite.context("cr-sqlite is not at hand")?)?;
+        }
+        Ok(Self::Sql(connection))
+    }
+}
+
+/// Plain SQL, the same on every side.
 impl Deref for Database {
     type Target = Connection;
 
     fn deref(&self) -> &Connection {
         match &self.kind {
-            Kind::Plain(connection) => connection,
+            Kind::Sql(connection) => connection,
             Kind::Opor(store) => store,
         }
     }
@@ -148,6 +291,9 @@ impl Deref for Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
+        if self.sql.side == Side::CrSqlite {
+            crsqlite::finish(self);
+        }
         // The connection still holds the file open, which Unix does not mind; what is left goes with the folder.
         if let Some(file) = &self.file {
             for ending in ["", "-wal", "-shm"] {
@@ -169,34 +315,4 @@ pub(crate) fn in_transaction(connection: &Connection, work: impl FnOnce() -> Res
     connection.execute_batch("BEGIN IMMEDIATE")?;
     work()?;
     Ok(connection.execute_batch("COMMIT")?)
-}
-
-/// Inserts rows with one held statement.
-pub(crate) fn insert(connection: &Connection, shape: &Shape, rows: &[Vec<Value>]) -> Result<()> {
-    let mut statement = connection.prepare(&shape.insert())?;
-    for row in rows {
-        statement.execute(params_from_iter(row))?;
-    }
-    Ok(())
-}
-
-/// Sets the counter of rows, by key, with one held statement.
-pub(crate) fn update(connection: &Connection, shape: &Shape, rows: &[Vec<Value>], value: i64) -> Result<()> {
-    let mut statement = connection.prepare(&shape.update_by_key(shape.counter))?;
-    let value = Value::Integer(value);
-    for row in rows {
-        let parameters = std::iter::once(&value).chain(shape.key_of(row));
-        let changed = statement.execute(params_from_iter(parameters))?;
-        anyhow::ensure!(changed == 1, "an update by key changed {changed} rows");
-    }
-    Ok(())
-}
-
-/// Deletes rows, by key, with one held statement.
-pub(crate) fn delete(connection: &Connection, shape: &Shape, rows: &[Vec<Value>]) -> Result<()> {
-    let mut statement = connection.prepare(&shape.delete_by_key())?;
-    for row in rows {
-        statement.execute(params_from_iter(shape.key_of(row)))?;
-    }
-    Ok(())
 }

@@ -1,70 +1,147 @@
-//! What a run leaves under `docs/bench`: the figures as JSON, and the plots.
+//! What a run leaves under `docs/bench`: for each part its figures as JSON, and the plots.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use serde_json::{Value, json};
+use clap::ValueEnum as _;
+use serde_json::{Map, Value, json};
 
-use crate::figure::{Figure, Metric};
-use crate::plot::{self, Plot};
+use crate::case::Goal;
+use crate::cases::Part;
+use crate::database::Side;
+use crate::figure::{Figure, Metric, Point};
+use crate::plot::{Dots, Panel, dots, panels};
+use crate::report::Run;
 
-/// Which cases stand in which plot.
-const PLOTS: &[(&str, &str, &[&str])] = &[
-    ("writes.svg", "Writes: CPU time, times plain SQLite", &["P1", "P2", "P3", "P4"]),
-    ("reads-and-merges.svg", "Reads and merges: CPU time, times plain SQLite", &["P6", "P7", "P8"]),
-    ("sizes.svg", "Metadata and wire: bytes", &["P5", "P9"]),
+/// The plots of dots: file, title, part, lines of the table of goals, unit.
+const DOTS: &[(&str, &str, Part, &[&str], &str)] = &[
+    ("writes.svg", "Writes: CPU time, times plain SQLite", Part::Store, &["P1", "P2", "P3", "P4"], "x"),
+    (
+        "reads-and-merges.svg",
+        "Reads and merges: CPU time, times plain SQLite",
+        Part::Store,
+        &["P6", "P7", "P8"],
+        "x",
+    ),
+    ("polls.svg", "Polls: microseconds", Part::Store, &["P6"], "us"),
+    ("sizes.svg", "Metadata and wire: bytes", Part::Store, &["P5", "P9"], "B"),
+    ("worst.svg", "Worst cases: CPU time, times plain SQLite", Part::Worst, &["worst"], "x"),
 ];
 
-/// Writes everything.
-pub(crate) fn all(figures: &[Figure], rows: usize, runs: usize) -> Result<()> {
+/// The plot of panels.
+const GROWTH: &str = "growth.svg";
+
+/// Writes everything that the figures are enough for.
+pub(crate) fn all(figures: &[Figure], run: &Run) -> Result<()> {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/bench"));
     std::fs::create_dir_all(folder).context("could not create docs/bench")?;
     let write = |name: &str, text: String| {
         std::fs::write(folder.join(name), text).with_context(|| format!("could not write docs/bench/{name}"))
     };
-    write("store.json", format!("{:#}\n", document(figures, rows, runs)))?;
-    for (name, title, numbers) in PLOTS {
-        let unit = if *name == "sizes.svg" { "B" } else { "x" };
+    for part in Part::value_variants() {
+        let own: Vec<&Figure> = figures.iter().filter(|figure| figure.part == *part).collect();
+        if !own.is_empty() {
+            write(&format!("{}.json", part.name()), format!("{:#}\n", document(&own, run)))?;
+        }
+    }
+    for (name, title, part, numbers, unit) in DOTS {
         let shown = figures.iter().filter(|figure| {
-            numbers.contains(&figure.case.number) && figure.unit() == unit && figure.metric == Metric::Cpu
+            let named = figure.part == *part && numbers.contains(&figure.case.number);
+            named && figure.unit() == *unit && figure.metric == Metric::Cpu
         });
-        write(name, plot::svg(&Plot { title, unit, bars: shown.filter_map(bar).collect() }))?;
+        let lines: Vec<Dots> = shown.map(line).collect();
+        if !lines.is_empty() {
+            write(name, dots(title, unit, &lines))?;
+        }
+    }
+    let grown: Vec<Panel> = figures.iter().filter(|figure| figure.part == Part::Scale).map(panel).collect();
+    if !grown.is_empty() {
+        write(GROWTH, panels("Growth: microseconds a row, or an operation", &grown))?;
     }
     Ok(())
 }
 
-fn bar(figure: &Figure) -> Option<plot::Bar> {
-    let label = format!("{} {} ({})", figure.case.number, figure.case.name, figure.shape.letter);
-    Some(plot::Bar { label, value: figure.value()?, goal: figure.goal })
+fn line(figure: &Figure) -> Dots {
+    let goal = match figure.goal {
+        Goal::AtMost(goal) => Some(goal),
+        Goal::Open | Goal::Skip => None,
+    };
+    let others = [Side::ByHand, Side::CrSqlite].map(|side| Some((side, figure.of(side)?.value)));
+    let label = format!("{} ({})", figure.case.name, figure.shape.letter);
+    Dots { label, goal, others: others.into_iter().flatten().collect(), opor: figure.of(Side::Opor) }
 }
 
-fn document(figures: &[Figure], rows: usize, runs: usize) -> Value {
+fn panel(figure: &Figure) -> Panel {
+    let rows = figure.points.iter().map(|point| point.size).max() > Some(1_000);
+    let along = if rows { "rows" } else { "tables" };
+    let of = |side: Side| {
+        let points = figure.points.iter().filter_map(|point| Some((point.size as f64, middle(point, side)?)));
+        (side, points.collect::<Vec<_>>())
+    };
+    Panel {
+        title: format!("{} ({})", figure.case.name, figure.shape.letter),
+        along,
+        lines: figure
+            .case
+            .sides
+            .iter()
+            .map(|side| of(*side))
+            .filter(|(_, points)| !points.is_empty())
+            .collect(),
+    }
+}
+
+fn middle(point: &Point, side: Side) -> Option<f64> {
+    point.runs(side).map(|runs| crate::clock::median(runs.to_vec()))
+}
+
+fn document(figures: &[&Figure], run: &Run) -> Value {
     json!({
-        "rows": rows,
-        "runs": runs,
+        "rows": run.rows,
         "sqlite": rusqlite::version(),
-        "figures": figures.iter().map(entry).collect::<Vec<_>>(),
+        "notes": run.notes,
+        "figures": figures.iter().map(|figure| entry(figure)).collect::<Vec<_>>(),
     })
 }
 
+/// What should hold on any machine, and under `measured` what this one measured, run by run.
 fn entry(figure: &Figure) -> Value {
-    let measured = figure.outcome.as_ref().ok();
-    let metric = match (figure.metric, figure.unit()) {
-        (Metric::Instructions, _) => "instructions",
-        (Metric::Cpu, "x") => "cpu seconds",
-        (Metric::Cpu, unit) => unit,
+    let goal = match figure.goal {
+        Goal::AtMost(goal) => Some(goal),
+        Goal::Open | Goal::Skip => None,
     };
+    let own = figure.of(Side::Opor);
     json!({
         "number": figure.case.number,
         "case": figure.case.slug,
         "what": figure.case.name,
         "shape": figure.shape.letter,
-        "metric": metric,
-        "plain": measured.and_then(|measured| measured.plain),
-        "opor": measured.map(|measured| measured.opor),
-        "value": figure.value(),
-        "goal": figure.goal,
+        "unit": figure.unit(),
+        "goal": goal,
+        "value": own.map(|spread| spread.value),
+        "min": own.map(|spread| spread.lo),
+        "max": own.map(|spread| spread.hi),
+        "by_hand": figure.of(Side::ByHand).map(|spread| spread.value),
+        "cr_sqlite": figure.of(Side::CrSqlite).map(|spread| spread.value),
+        "measured": {
+            "unit": figure.raw_unit(),
+            "points": figure.points.iter().map(point).collect::<Vec<_>>(),
+        },
     })
+}
+
+fn point(point: &Point) -> Value {
+    let named = |side: Side| match side {
+        Side::Plain => "plain",
+        Side::ByHand => "by_hand",
+        Side::CrSqlite => "cr_sqlite",
+        Side::Opor => "opor",
+    };
+    let runs =
+        point.sides.keys().filter_map(|side| Some((named(*side).to_owned(), json!(point.runs(*side)?))));
+    let mut entry: Map<String, Value> = runs.collect();
+    entry.insert("size".to_owned(), json!(point.size));
+    Value::Object(entry)
 }
 
 #[cfg(test)]
@@ -73,17 +150,21 @@ mod tests {
     use crate::figure::samples::{failed, figure};
 
     #[test]
-    fn an_entry_holds_both_sides_and_the_figure() {
+    fn an_entry_holds_the_figure_and_every_run() {
         let expected = json!({
-            "number": "P1", "case": "insert", "what": "insert, one transaction", "shape": "a",
-            "metric": "cpu seconds", "plain": 2.0, "opor": 3.0, "value": 1.5, "goal": 1.25,
+            "number": "P1", "case": "insert", "what": "insert, one transaction", "shape": "b", "unit": "x",
+            "goal": 1.25, "value": 1.5, "min": 1.5, "max": 2.0, "by_hand": null, "cr_sqlite": null,
+            "measured": {
+                "unit": "seconds",
+                "points": [{ "size": 1_000, "plain": [2.0, 2.0, 1.0], "opor": [3.0, 3.5, 2.0] }],
+            },
         });
-        assert_eq!(entry(&figure("insert", Some(2.0), 3.0)), expected);
+        assert_eq!(entry(&figure("insert", &[2.0, 2.0, 1.0], &[3.0, 3.5, 2.0])), expected);
     }
 
     #[test]
     fn what_could_not_be_measured_is_null() {
         let entry = entry(&failed("wire", "no codec"));
-        assert_eq!((&entry["value"], &entry["metric"]), (&Value::Null, &json!("B")));
+        assert_eq!((&entry["value"], &entry["unit"]), (&Value::Null, &json!("B")));
     }
 }

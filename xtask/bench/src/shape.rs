@@ -1,124 +1,135 @@
-//! The three shapes of table that everything is measured on, and the rows in them.
+//! The shapes of table that everything is measured on, and the rows in them.
+
+use std::sync::LazyLock;
 
 use rusqlite::types::Value;
 
-/// A table: its schema, its statements, its rows.
+/// The values of a row, in the order of the table.
+pub(crate) type Row = Vec<Value>;
+
+/// A table and its rows.
 #[derive(Debug)]
 pub(crate) struct Shape {
     pub(crate) letter: &'static str,
     pub(crate) name: &'static str,
     pub(crate) table: &'static str,
-    pub(crate) schema: &'static str,
+    /// What stands between the parentheses of its CREATE TABLE.
+    columns: String,
     /// The columns of the primary key, which come first in the table.
-    pub(crate) key: &'static [&'static str],
+    pub(crate) key: Vec<String>,
     /// The other columns, in the order of the table.
-    pub(crate) others: &'static [&'static str],
+    pub(crate) others: Vec<String>,
     /// The integer column that the update cases write.
     pub(crate) counter: &'static str,
-    row: fn(u64) -> Vec<Value>,
+    make: fn(u64) -> Row,
 }
 
 /// What the update cases write: this or more, which no row has in its counter, so that every write is a change.
 pub(crate) const WRITTEN: i64 = 1_000_000;
 
+/// How many columns beside the key the wide shape has.
+const WIDE: usize = 200;
+
+/// How many rows are made at once: few enough to be held, enough that preparing a statement for them is nothing.
+const CHUNK: usize = 10_000;
+
 /// All of them.
-pub(crate) const SHAPES: &[Shape] = &[
-    Shape {
-        letter: "a",
-        name: "todos with uuid keys",
-        table: "todos",
-        schema: "CREATE TABLE todos (id TEXT PRIMARY KEY NOT NULL, title TEXT NOT NULL DEFAULT '',
-                 done INTEGER NOT NULL DEFAULT 0)",
-        key: &["id"],
-        others: &["title", "done"],
-        counter: "done",
-        row: todo,
-    },
-    Shape {
-        letter: "b",
-        name: "10 mixed columns, integer key",
-        table: "orders",
-        schema:
-            "CREATE TABLE orders (id INTEGER PRIMARY KEY NOT NULL, customer INTEGER, status TEXT, note TEXT,
-                 amount REAL, weight REAL, items INTEGER, created INTEGER, token BLOB, deleted INTEGER)",
-        key: &["id"],
-        others: &["customer", "status", "note", "amount", "weight", "items", "created", "token", "deleted"],
-        counter: "items",
-        row: order,
-    },
-    Shape {
-        letter: "c",
-        name: "composite key",
-        table: "entries",
-        schema:
-            "CREATE TABLE entries (list INTEGER NOT NULL, item TEXT NOT NULL, label TEXT, position INTEGER,
-                 PRIMARY KEY (list, item))",
-        key: &["list", "item"],
-        others: &["label", "position"],
-        counter: "position",
-        row: entry,
-    },
-];
+pub(crate) static SHAPES: LazyLock<[Shape; 4]> = LazyLock::new(|| {
+    [
+        Shape {
+            letter: "a",
+            name: "todos with uuid keys",
+            table: "todos",
+            columns: "id TEXT PRIMARY KEY NOT NULL, title TEXT NOT NULL DEFAULT '', done INTEGER NOT NULL DEFAULT 0"
+                .to_owned(),
+            key: names("id"),
+            others: names("title done"),
+            counter: "done",
+            make: todo,
+        },
+        Shape {
+            letter: "b",
+            name: "10 mixed columns, integer key",
+            table: "orders",
+            columns: "id INTEGER PRIMARY KEY NOT NULL, customer INTEGER, status TEXT, note TEXT, amount REAL,
+                      weight REAL, items INTEGER, created INTEGER, token BLOB, deleted INTEGER"
+                .to_owned(),
+            key: names("id"),
+            others: names("customer status note amount weight items created token deleted"),
+            counter: "items",
+            make: order,
+        },
+        Shape {
+            letter: "c",
+            name: "composite key",
+            table: "entries",
+            columns: "list INTEGER NOT NULL, item TEXT NOT NULL, label TEXT, position INTEGER,
+                      PRIMARY KEY (list, item)"
+                .to_owned(),
+            key: names("list item"),
+            others: names("label position"),
+            counter: "position",
+            make: entry,
+        },
+        Shape {
+            letter: "w",
+            name: "200 columns",
+            table: "wide",
+            columns: format!("id INTEGER PRIMARY KEY NOT NULL, {}", wide_columns().join(", ")),
+            key: names("id"),
+            others: wide_columns(),
+            counter: "c100",
+            make: wide,
+        },
+    ]
+});
+
+fn names(words: &str) -> Vec<String> {
+    words.split(' ').map(str::to_owned).collect()
+}
+
+fn wide_columns() -> Vec<String> {
+    (0..WIDE).map(|number| format!("c{number}")).collect()
+}
 
 impl Shape {
-    /// The first `count` rows, the same in every run.
-    pub(crate) fn rows(&self, count: usize) -> Vec<Vec<Value>> {
-        (0..count as u64).map(self.row).collect()
+    /// The row of this number, the same in every run.
+    pub(crate) fn row(&self, index: usize) -> Row {
+        (self.make)(index as u64)
     }
 
-    /// As [`rows`](Self::rows), with random integers all over the range for keys.
-    pub(crate) fn rows_with_sparse_keys(&self, count: usize) -> Vec<Vec<Value>> {
-        let mut rows = self.rows(count);
-        for (index, row) in rows.iter_mut().enumerate() {
-            row[0] = Value::Integer(random(index as u64, 9).cast_signed() >> 1);
-        }
-        rows
+    /// The first `count` rows; for few.
+    pub(crate) fn rows(&self, count: usize) -> Vec<Row> {
+        (0..count).map(|index| self.row(index)).collect()
+    }
+
+    /// Rows by number, some at a time, so that no more are held.
+    pub(crate) fn chunks(&self, indexes: impl IntoIterator<Item = usize>) -> impl Iterator<Item = Vec<Row>> {
+        let mut indexes = indexes.into_iter();
+        std::iter::from_fn(move || {
+            let rows: Vec<Row> = indexes.by_ref().take(CHUNK).map(|index| self.row(index)).collect();
+            (!rows.is_empty()).then_some(rows)
+        })
+    }
+
+    /// Creates the table under this name.
+    pub(crate) fn schema(&self, table: &str) -> String {
+        format!("CREATE TABLE {table} ({})", self.columns)
     }
 
     /// The key columns of a row.
     pub(crate) fn key_of<'a>(&self, row: &'a [Value]) -> &'a [Value] {
         &row[..self.key.len()]
     }
-
-    pub(crate) fn insert(&self) -> String {
-        let columns = [self.key, self.others].concat();
-        let places = vec!["?"; columns.len()].join(", ");
-        format!("INSERT INTO {} ({}) VALUES ({places})", self.table, columns.join(", "))
-    }
-
-    /// Parameters: the new value, then the key.
-    pub(crate) fn update_by_key(&self, column: &str) -> String {
-        format!("UPDATE {} SET {column} = ? WHERE {}", self.table, self.key_is())
-    }
-
-    pub(crate) fn update_all(&self) -> String {
-        format!("UPDATE {0} SET {1} = {1} + 1", self.table, self.counter)
-    }
-
-    pub(crate) fn delete_by_key(&self) -> String {
-        format!("DELETE FROM {} WHERE {}", self.table, self.key_is())
-    }
-
-    /// Parameter: the last rowid to go.
-    pub(crate) fn delete_up_to(&self) -> String {
-        format!("DELETE FROM {} WHERE rowid <= ?", self.table)
-    }
-
-    /// Parameters: the key. `what` is the list of results.
-    pub(crate) fn select_by_key(&self, what: &str) -> String {
-        format!("SELECT {what} FROM {} WHERE {}", self.table, self.key_is())
-    }
-
-    pub(crate) fn select_all(&self) -> String {
-        format!("SELECT * FROM {}", self.table)
-    }
-
-    fn key_is(&self) -> String {
-        self.key.iter().map(|column| format!("{column} = ?")).collect::<Vec<_>>().join(" AND ")
-    }
 }
 
-fn todo(index: u64) -> Vec<Value> {
+/// Puts a random integer, from all over the range, in the place of the key.
+pub(crate) fn with_sparse_key(index: usize, mut row: Row) -> Row {
+    row[0] = Value::Integer(random(index as u64, 9).cast_signed() >> 1);
+    row
+}
+
+fn todo(index: u64) -> Row {
     vec![
         Value::Text(uuid(index)),
         Value::Text(format!(
@@ -129,7 +140,7 @@ fn todo(index: u64) -> Vec<Value> {
     ]
 }
 
-fn order(index: u64) -> Vec<Value> {
+fn order(index: u64) -> Row {
     vec![
         Value::Integer(index.cast_signed() + 1),
         Value::Integer(pick(index, 1, 5_000) as i64),
@@ -144,13 +155,23 @@ fn order(index: u64) -> Vec<Value> {
     ]
 }
 
-fn entry(index: u64) -> Vec<Value> {
+fn entry(index: u64) -> Row {
     vec![
         Value::Integer((index / 100).cast_signed()),
         Value::Text(format!("item-{:04}", index % 100)),
         Value::Text(format!("entry number {index}")),
         Value::Integer((index % 100).cast_signed()),
     ]
+}
+
+fn wide(index: u64) -> Row {
+    let value = |column: u64| match column % 3 {
+        0 => Value::Text(["new", "paid", "sent", "returned"][pick(index, column, 4)].to_owned()),
+        1 => Value::Integer(pick(index, column, 5_000) as i64),
+        _ => Value::Real(pick(index, column, 100_000) as f64 / 8.0),
+    };
+    let key = Value::Integer(index.cast_signed() + 1);
+    std::iter::once(key).chain((0..WIDE as u64).map(value)).collect()
 }
 
 fn uuid(index: u64) -> String {
@@ -191,24 +212,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_shape_takes_its_rows_and_finds_them_by_key() {
-        for shape in SHAPES {
-            let connection = rusqlite::Connection::open_in_memory().unwrap();
-            connection.execute_batch(shape.schema).unwrap();
-            for row in shape.rows(300) {
-                connection.execute(&shape.insert(), rusqlite::params_from_iter(&row)).unwrap();
-                let key = rusqlite::params_from_iter(shape.key_of(&row));
-                let counter = shape.select_by_key(shape.counter);
-                let found: Value = connection.query_row(&counter, key, |row| row.get(0)).unwrap();
-                assert!(row.contains(&found), "shape {}: {found:?} in {row:?}", shape.letter);
-            }
+    fn chunks_hold_every_row_once() {
+        let shape = &SHAPES[1];
+        let chunks: Vec<Vec<Row>> = shape.chunks(0..CHUNK + 3).collect();
+        assert_eq!(chunks.iter().map(Vec::len).collect::<Vec<_>>(), [CHUNK, 3]);
+        assert_eq!(chunks.concat(), shape.rows(CHUNK + 3));
+    }
+
+    #[test]
+    fn a_row_has_a_value_for_every_column() {
+        for shape in SHAPES.iter() {
+            assert_eq!(shape.row(7).len(), shape.key.len() + shape.others.len(), "shape {}", shape.letter);
+            assert!(shape.others.iter().any(|column| column == shape.counter), "shape {}", shape.letter);
         }
     }
 
     #[test]
     fn sparse_keys_are_distinct() {
-        let rows = SHAPES[1].rows_with_sparse_keys(1_000);
-        let keys: BTreeSet<String> = rows.iter().map(|row| format!("{:?}", row[0])).collect();
+        let keys = (0..1_000).map(|index| with_sparse_key(index, SHAPES[1].row(index)));
+        let keys: BTreeSet<String> = keys.map(|row| format!("{:?}", row[0])).collect();
         assert_eq!(keys.len(), 1_000);
     }
 

@@ -2,4 +2,5 @@
 
 mod command;
 mod lab;
+mod snapshot;
 mod support;

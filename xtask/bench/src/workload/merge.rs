@@ -1,12 +1,11 @@
 //! Merging what another replica wrote, against writing it here.
 
-use anyhow::{Result, ensure};
-use opor_core::{Changeset, DbVersion};
+use anyhow::Result;
 use rusqlite::params_from_iter;
-use rusqlite::types::Value;
 
-use crate::clock::cpu;
-use crate::database::{self, Database, Setting, Side, in_transaction};
+use crate::clock::{Stopwatch, cpu};
+use crate::database::{Database, Setting, Side, in_transaction};
+use crate::log::{Piece, Reader};
 use crate::shape::WRITTEN;
 use crate::workload::bulk;
 
@@ -15,12 +14,11 @@ pub(crate) fn into_empty(setting: &Setting<'_>, side: Side) -> Result<f64> {
     if side == Side::Plain {
         return bulk::insert(setting, side);
     }
-    let (_, changeset) = source(setting, &setting.all_rows())?;
-    let mut target = Database::open(setting, Side::Opor)?;
-    let store = target.store()?;
-    let (seconds, report) = cpu(|| Ok(store.apply(&changeset)?))?;
-    ensure!(report.rows_inserted == setting.rows, "{} rows were inserted", report.rows_inserted);
-    Ok(seconds)
+    let source = setting.filled(side)?;
+    let (mut target, mut watch) = (Database::open(setting, side)?, Stopwatch::default());
+    let merged = target.merge_all(&source, &mut watch)?;
+    merged.expect(side, |merged| merged.rows_inserted, setting.rows)?;
+    Ok(watch.seconds())
 }
 
 /// One cell of every row, newer than the local one, against updating it.
@@ -28,11 +26,9 @@ pub(crate) fn cells_won(setting: &Setting<'_>, side: Side) -> Result<f64> {
     if side == Side::Plain {
         return bulk::update_by_key(setting, side);
     }
-    let rows = setting.all_rows();
-    let (mut target, changeset) = rival(setting, &rows)?;
-    let store = target.store()?;
-    let (seconds, report) = cpu(|| Ok(store.apply(&changeset)?))?;
-    ensure!(report.cells_won == setting.rows, "{} cells won", report.cells_won);
+    let (mut target, piece) = rival(setting, side)?;
+    let (seconds, merged) = cpu(|| target.merge(&piece))?;
+    merged.expect(side, |merged| merged.cells_won, setting.rows)?;
     Ok(seconds)
 }
 
@@ -41,61 +37,49 @@ pub(crate) fn cells_lost(setting: &Setting<'_>, side: Side) -> Result<f64> {
     if side == Side::Plain {
         return bulk::update_by_key(setting, side);
     }
-    let rows = setting.all_rows();
-    let (mut target, changeset) = rival(setting, &rows)?;
+    let (mut target, piece) = rival(setting, side)?;
     // Written after the rival's cells, so a later stamp.
-    in_transaction(&target, || database::update(&target, setting.shape, &rows, WRITTEN + 1))?;
-    let store = target.store()?;
-    let (seconds, report) = cpu(|| Ok(store.apply(&changeset)?))?;
-    ensure!(report.cells_lost == setting.rows, "{} cells lost", report.cells_lost);
+    in_transaction(&target, || setting.chunks().try_for_each(|rows| target.update(&rows, WRITTEN + 1)))?;
+    let (seconds, merged) = cpu(|| target.merge(&piece))?;
+    merged.expect(side, |merged| merged.cells_lost, setting.rows)?;
     Ok(seconds)
 }
 
-/// The same changeset once more, against looking every key up.
+/// The same changes once more, against looking every key up.
 pub(crate) fn again(setting: &Setting<'_>, side: Side) -> Result<f64> {
-    let rows = setting.all_rows();
+    let source = setting.filled(side)?;
     if side == Side::Plain {
-        let database = setting.filled(side, &rows)?;
-        return look_up(setting, &database, &rows);
+        return look_up(setting, &source);
     }
-    let (_, changeset) = source(setting, &rows)?;
-    let mut target = Database::open(setting, Side::Opor)?;
-    let store = target.store()?;
-    store.apply(&changeset)?;
-    let (seconds, report) = cpu(|| Ok(store.apply(&changeset)?))?;
-    ensure!(report.db_version.is_none(), "a changeset merged again changed something");
-    Ok(seconds)
+    let (mut target, mut watch) = (Database::open(setting, side)?, Stopwatch::default());
+    target.merge_all(&source, &mut Stopwatch::stopped())?;
+    let merged = target.merge_all(&source, &mut watch)?;
+    merged.expect(side, |merged| merged.commits, 0)?;
+    Ok(watch.seconds())
 }
 
-/// A replica with these rows, and its whole log.
-fn source(setting: &Setting<'_>, rows: &[Vec<Value>]) -> Result<(Database, Changeset)> {
-    let mut source = setting.filled(Side::Opor, rows)?;
-    let changeset = source.store()?.changes_since(DbVersion(0))?;
-    Ok((source, changeset))
+/// A replica with all rows, and what another one wrote that has updated a cell of each.
+pub(crate) fn rival(setting: &Setting<'_>, side: Side) -> Result<(Database, Piece)> {
+    let source = setting.filled(side)?;
+    let mut target = Database::open(setting, side)?;
+    target.merge_all(&source, &mut Stopwatch::stopped())?;
+    let before = source.version()?;
+    in_transaction(&source, || setting.chunks().try_for_each(|rows| source.update(&rows, WRITTEN)))?;
+    let piece = Reader::new(&source)?.since(before)?;
+    anyhow::ensure!(piece.len() == setting.rows, "the rival wrote {} rows", piece.len());
+    Ok((target, piece))
 }
 
-/// A replica with these rows, and a changeset of another one that updates a cell of each.
-fn rival(setting: &Setting<'_>, rows: &[Vec<Value>]) -> Result<(Database, Changeset)> {
-    let (mut source, everything) = source(setting, rows)?;
-    let mut target = Database::open(setting, Side::Opor)?;
-    target.store()?.apply(&everything)?;
-    let before = source.store()?.db_version()?;
-    in_transaction(&source, || database::update(&source, setting.shape, rows, WRITTEN))?;
-    let changeset = source.store()?.changes_since(before)?;
-    Ok((target, changeset))
-}
-
-fn look_up(setting: &Setting<'_>, database: &Database, rows: &[Vec<Value>]) -> Result<f64> {
-    let mut statement = database.prepare(&setting.shape.select_by_key("1"))?;
+fn look_up(setting: &Setting<'_>, database: &Database) -> Result<f64> {
+    let mut statement = database.prepare(&database.sql.select_by_key("1"))?;
     let mut found = 0;
-    let look_up = || {
+    // In one transaction, as a merge is: else taking the lock of the file would cost more than the lookup.
+    let seconds = bulk::in_one(database, setting.chunks(), |rows| {
         for row in rows {
             found += usize::from(statement.exists(params_from_iter(setting.shape.key_of(row)))?);
         }
         Ok(())
-    };
-    // In one transaction, as a merge is: else taking the lock of the file would cost more than the lookup.
-    let (seconds, ()) = cpu(|| in_transaction(database, look_up))?;
-    ensure!(found == rows.len(), "{found} keys were found");
+    })?;
+    anyhow::ensure!(found == setting.rows, "{found} keys were found");
     Ok(seconds)
 }

@@ -1,13 +1,12 @@
 //! Reading the change log, against reading the rows.
 
 use anyhow::{Result, ensure};
-use opor_core::{Changeset, DbVersion, Value};
-use rusqlite::types::ValueRef;
-use rusqlite::{Row, params_from_iter};
+use rusqlite::params_from_iter;
 
-use crate::clock::{cpu, overhead};
-use crate::database::{self, Setting, Side, in_transaction};
-use crate::shape::WRITTEN;
+use crate::clock::{Stopwatch, cpu, overhead};
+use crate::database::{Database, Setting, Side, in_transaction};
+use crate::log::{PIECE, Reader};
+use crate::shape::{Row, WRITTEN};
 
 /// How often a short read is repeated, so that it lasts long against the resolution of the clock.
 const REPEATS: usize = 20;
@@ -18,78 +17,80 @@ const POLLS: usize = 1_000;
 /// How many polls that find nothing are measured in one go.
 const EMPTY_POLLS: usize = 100_000;
 
+/// As many of a side that looks at every table.
+const SLOW_POLLS: usize = 2_000;
+
 /// The whole log, against every row.
 pub(crate) fn whole_log(setting: &Setting<'_>, side: Side) -> Result<f64> {
-    let mut database = setting.filled(side, &setting.all_rows())?;
-    match side {
-        Side::Plain => {
-            let (seconds, rows) = cpu(|| {
-                let mut statement = database.prepare(&setting.shape.select_all())?;
-                let rows = statement.query_map([], values)?.collect::<Result<Vec<_>, _>>()?;
-                Ok(rows)
-            })?;
-            ensure!(rows.len() == setting.rows, "{} rows were read", rows.len());
-            Ok(seconds)
-        }
-        Side::Opor => {
-            let store = database.store()?;
-            let (seconds, changeset) = cpu(|| Ok(store.changes_since(DbVersion(0))?))?;
-            ensure!(changeset.rows().len() == setting.rows, "{} rows were read", changeset.rows().len());
-            Ok(seconds)
-        }
-    }
+    let database = setting.filled(side)?;
+    let (mut watch, mut found) = (Stopwatch::default(), 0);
+    Reader::new(&database)?.pieces(PIECE, &mut watch, |piece| {
+        found += piece.len();
+        Ok(())
+    })?;
+    let expected = setting.rows * if side == Side::CrSqlite { setting.shape.others.len() } else { 1 };
+    ensure!(found == expected, "{found} rows were read");
+    Ok(watch.seconds())
 }
 
-/// The log of the last commit, which inserted the last 1 % of the rows, against those rows by key.
+/// The log of the last commit, which inserted as many rows as 1 % of the others, against those rows by key.
 pub(crate) fn last_percent(setting: &Setting<'_>, side: Side) -> Result<f64> {
-    let rows = setting.all_rows();
-    let (most, last) = rows.split_at(setting.rows - setting.rows / 100);
-    let mut database = setting.filled(side, most)?;
-    let before = match side {
-        Side::Plain => DbVersion(0),
-        Side::Opor => database.store()?.db_version()?,
-    };
-    in_transaction(&database, || database::insert(&database, setting.shape, last))?;
-    match side {
-        Side::Plain => {
-            let mut statement = database.prepare(&setting.shape.select_by_key("*"))?;
-            let mut read = Vec::new();
-            // In one transaction, as reading the log is.
-            let select = || {
-                for row in std::iter::repeat_n(last, REPEATS).flatten() {
-                    let key = params_from_iter(setting.shape.key_of(row));
-                    read.push(statement.query_row(key, values)?);
-                }
-                Ok(())
-            };
-            let (seconds, ()) = cpu(|| in_transaction(&database, select))?;
-            ensure!(read.len() == last.len() * REPEATS, "{} rows were read", read.len());
-            Ok(seconds)
-        }
-        Side::Opor => {
-            let store = database.store()?;
-            let (seconds, read) = cpu(|| {
-                let polls = std::iter::repeat_with(|| store.changes_since(before)).take(REPEATS);
-                Ok(polls.collect::<Result<Vec<Changeset>, _>>()?)
-            })?;
-            let right = read.iter().all(|changeset| changeset.rows().len() == last.len());
-            ensure!(right, "a poll did not find the {} rows of the last commit", last.len());
-            Ok(seconds)
-        }
+    let database = setting.filled(side)?;
+    let last: Vec<Row> =
+        (setting.rows..setting.rows + setting.rows / 100).map(|index| setting.shape.row(index)).collect();
+    let before = database.version()?;
+    in_transaction(&database, || database.insert(&last))?;
+    read_again(&database, before, &last)
+}
+
+/// CPU seconds of reading what was written after a version, many times; on a plain table the same rows by key.
+pub(crate) fn read_again(database: &Database, before: i64, written: &[Row]) -> Result<f64> {
+    if database.sql.side == Side::Plain {
+        return select_again(database, written);
     }
+    let mut reader = Reader::new(database)?;
+    let (seconds, read) = cpu(|| {
+        let polls = std::iter::repeat_with(|| reader.since(before)).take(REPEATS);
+        polls.collect::<Result<Vec<_>>>()
+    })?;
+    let right = read.iter().all(|piece| piece.len() >= written.len());
+    ensure!(right, "a poll did not find the {} rows of the last commit", written.len());
+    Ok(seconds)
+}
+
+fn select_again(database: &Database, written: &[Row]) -> Result<f64> {
+    let shape = database.sql.shape;
+    let columns = shape.key.len() + shape.others.len();
+    let mut statement = database.prepare(&database.sql.select_by_key("*"))?;
+    let mut read: Vec<Row> = Vec::new();
+    // In one transaction, as reading the log is.
+    let select = || {
+        for row in std::iter::repeat_n(written, REPEATS).flatten() {
+            let key = params_from_iter(shape.key_of(row));
+            read.push(statement.query_row(key, |row| (0..columns).map(|column| row.get(column)).collect())?);
+        }
+        Ok(())
+    };
+    let (seconds, ()) = cpu(|| in_transaction(database, select))?;
+    ensure!(read.len() == written.len() * REPEATS, "{} rows were read", read.len());
+    Ok(seconds)
+}
+
+/// Microseconds a row of [`read_again`].
+pub(crate) fn micros_a_row(seconds: f64, rows: usize) -> f64 {
+    seconds * 1e6 / (rows * REPEATS) as f64
 }
 
 /// Microseconds of a poll that finds one change.
 pub(crate) fn one_change(setting: &Setting<'_>, side: Side) -> Result<f64> {
-    let rows = setting.all_rows();
-    let mut database = setting.filled(side, &rows)?;
+    let database = setting.filled(side)?;
+    let mut reader = Reader::new(&database)?;
+    let rows = setting.shape.rows(POLLS.min(setting.rows));
     let mut total = -overhead() * POLLS as f64;
-    for row in rows.chunks(1).cycle().take(POLLS).enumerate() {
-        let (index, row) = row;
-        let before = database.store()?.db_version()?;
-        database::update(&database, setting.shape, row, WRITTEN + index as i64)?;
-        let store = database.store()?;
-        let (seconds, found) = cpu(|| Ok(store.changes_since(before)?))?;
+    for (index, row) in rows.chunks(1).cycle().take(POLLS).enumerate() {
+        let before = database.version()?;
+        database.update(row, WRITTEN + index as i64)?;
+        let (seconds, found) = cpu(|| reader.since(before))?;
         ensure!(found.len() == 1, "a poll found {} changes", found.len());
         total += seconds;
     }
@@ -98,28 +99,13 @@ pub(crate) fn one_change(setting: &Setting<'_>, side: Side) -> Result<f64> {
 
 /// Microseconds of a poll that finds nothing.
 pub(crate) fn empty_poll(setting: &Setting<'_>, side: Side) -> Result<f64> {
-    let mut database = setting.filled(side, &setting.all_rows())?;
-    let store = database.store()?;
-    let now = store.db_version()?;
+    let database = setting.filled(side)?;
+    let mut reader = Reader::new(&database)?;
+    let (now, times) = (database.version()?, if side == Side::CrSqlite { SLOW_POLLS } else { EMPTY_POLLS });
     let (seconds, found) = cpu(|| {
-        let polls = std::iter::repeat_with(|| store.changes_since(now)).take(EMPTY_POLLS);
+        let polls = std::iter::repeat_with(|| reader.since(now)).take(times);
         polls.map(|found| Ok(found?.len())).sum::<Result<usize>>()
     })?;
     ensure!(found == 0, "{found} changes were found where none was made");
-    Ok(seconds / EMPTY_POLLS as f64 * 1e6)
-}
-
-fn values(row: &Row<'_>) -> rusqlite::Result<Vec<Value>> {
-    let columns = row.as_ref().column_count();
-    (0..columns).map(|column| owned(row.get_ref(column)?)).collect()
-}
-
-fn owned(value: ValueRef<'_>) -> rusqlite::Result<Value> {
-    Ok(match value {
-        ValueRef::Null => Value::Null,
-        ValueRef::Integer(integer) => Value::Integer(integer),
-        ValueRef::Real(real) => Value::Real(real),
-        ValueRef::Text(_) => Value::Text(value.as_str()?.to_owned()),
-        ValueRef::Blob(blob) => Value::Blob(blob.to_vec()),
-    })
+    Ok(seconds / times as f64 * 1e6)
 }

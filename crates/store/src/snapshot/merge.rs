@@ -1,0 +1,135 @@
+//! Merges an image into a replica that has data of its own.
+
+use opor_core::Changeset;
+
+use super::check;
+use super::receive::{RestoreError, SnapshotImage};
+use crate::apply::{ApplyError, ApplyOptions, ApplyReport};
+use crate::cursor::Cursor;
+use crate::meta;
+use crate::options::OpenOptions;
+use crate::progress::{Cancelled, Phase, Reporter, Watcher};
+use crate::read::ReadError;
+use crate::store::Store;
+
+/// Changes that are read from the image at a time; a few megabytes at most, unless values are large.
+const PIECE_CHANGES: usize = 16_384;
+/// Blocks whose clocks wait in memory before they are written, in the same transaction.
+const STAGED_MAX: usize = 1 << 14;
+
+impl From<Cancelled> for RestoreError {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
+}
+
+impl From<ApplyError> for RestoreError {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Cancelled => Self::Cancelled,
+            ApplyError::Sqlite(error) => Self::Sqlite(error),
+            error => Self::Apply(Box::new(error)),
+        }
+    }
+}
+
+impl From<ReadError> for RestoreError {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl Store {
+    /// Merges a snapshot into this replica: what it lacks comes in, what it wrote itself is kept, and of two writes to a
+    /// cell the later wins, as in every merge. Then its cursor for the sender is where the image ends, unless it was
+    /// further already.
+    ///
+    /// If the sender has dropped tombstones that this replica has not pulled, rows that the sender has acknowledged and
+    /// has no more were deleted there: they are deleted here too. Where something newer was written to such a row here,
+    /// it is kept, and comes back for everybody, whole, as if it had been created again.
+    ///
+    /// It is one commit: nobody sees a part of it, and other writers wait until it is done, so give them a long enough
+    /// busy timeout. Memory does not grow with the image; the write-ahead log does, by about what is new.
+    ///
+    /// # Errors
+    /// See [`RestoreError`]; nothing has changed then.
+    pub fn merge_snapshot(&mut self, image: &SnapshotImage) -> Result<ApplyReport, RestoreError> {
+        self.merge_image(image, &mut Reporter::silent())
+    }
+
+    /// As [`merge_snapshot`](Self::merge_snapshot), and tells a watcher how far it is.
+    ///
+    /// # Errors
+    /// As [`merge_snapshot`](Self::merge_snapshot), or [`RestoreError::Cancelled`].
+    pub fn merge_snapshot_watched(
+        &mut self,
+        image: &SnapshotImage,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<ApplyReport, RestoreError> {
+        self.merge_image(image, &mut Reporter::to(watcher))
+    }
+
+    fn merge_image(
+        &self,
+        image: &SnapshotImage,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<ApplyReport, RestoreError> {
+        if !self.is_autocommit() {
+            return Err(RestoreError::InTransaction);
+        }
+        if image.manifest.site == self.site_id() {
+            return Err(RestoreError::OwnSnapshot);
+        }
+        let source = check::open(&image.path, &OpenOptions::new()).map_err(RestoreError::Open)?;
+        self.engine.look_around()?;
+        self.merging(true, || {
+            let mut report = self.merge_pieces(&source, reporter)?;
+            report.add(self.follow_forgotten(&source, image, reporter)?);
+            self.engine.uncaptured(|| self.move_cursor(image))?;
+            Ok(report)
+        })
+    }
+
+    fn merge_pieces(&self, source: &Self, reporter: &mut Reporter<'_>) -> Result<ApplyReport, RestoreError> {
+        let mut total = 0;
+        for table in &source.engine.catalog.borrow().tables {
+            let rows = source.engine.db.integer(&format!("SELECT count(*) FROM {}", table.sql_name()))?;
+            total += rows.unwrap_or(0).cast_unsigned();
+        }
+        reporter.begin(Phase::Merge, total)?;
+        let mut report = ApplyReport::default();
+        let mut cursor = Cursor::start();
+        loop {
+            let batch = source.changes(&cursor, PIECE_CHANGES)?;
+            report.add(self.merge_piece(&batch.changeset, reporter)?);
+            if batch.done {
+                reporter.end()?;
+                return Ok(report);
+            }
+            cursor = batch.cursor;
+        }
+    }
+
+    pub(super) fn merge_piece(
+        &self,
+        changeset: &Changeset,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<ApplyReport, RestoreError> {
+        let options = ApplyOptions::default();
+        let report = self.engine.apply(changeset, &options, &mut self.merge.borrow_mut(), true, reporter)?;
+        self.engine.fold_when_full(STAGED_MAX)?;
+        Ok(report)
+    }
+
+    /// A cursor that is further stays: the image is then older than what was pulled since.
+    fn move_cursor(&self, image: &SnapshotImage) -> Result<(), rusqlite::Error> {
+        let db = self.engine.db;
+        let (sender, base, epoch) = (image.manifest.site, image.manifest.db_version, image.manifest.epoch);
+        let known = meta::pulled(db, sender)?;
+        let further = known.is_some_and(|known| known.epoch == Some(epoch) && known.base >= base);
+        if further {
+            return Ok(());
+        }
+        meta::save_pulled(db, sender, &Cursor { base, epoch: Some(epoch), position: None })
+    }
+}

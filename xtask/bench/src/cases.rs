@@ -1,0 +1,370 @@
+//! The tables of cases, one for each part of the benchmark: the numbers to reach.
+
+use clap::ValueEnum;
+
+use crate::case::Basis::{Alone, Extra, Growth, Ratio};
+use crate::case::Goal::{AtMost, Open};
+use crate::case::{Case, Sizes, all, each, only_b, two, wide};
+use crate::database::Side;
+use crate::workload::{bulk, commits, growth, memory, merge, read, size, upkeep, wire, worst};
+
+/// A part of the benchmark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Writes, reads, merges and sizes against ordinary tables.
+    Store,
+    /// What a row costs as tables grow, and an operation as there are more tables.
+    Scale,
+    /// Opening, upgrading, changing the schema, packing; memory.
+    Upkeep,
+    /// What opor's storage likes least.
+    Worst,
+}
+
+impl Part {
+    /// Its name on the command line and in files.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Scale => "scale",
+            Self::Upkeep => "upkeep",
+            Self::Worst => "worst",
+        }
+    }
+
+    /// Its cases, in the order of the report.
+    pub(crate) const fn cases(self) -> &'static [Case] {
+        match self {
+            Self::Store => STORE,
+            Self::Scale => SCALE,
+            Self::Upkeep => UPKEEP,
+            Self::Worst => WORST,
+        }
+    }
+}
+
+/// Every case with its part.
+pub(crate) fn every() -> impl Iterator<Item = (Part, &'static Case)> {
+    Part::value_variants().iter().flat_map(|part| part.cases().iter().map(|case| (*part, case)))
+}
+
+const BYTES: &str = "B";
+const MICROS: &str = "us";
+const MEGABYTES: &str = "MB";
+
+/// The sides that have a log.
+const LOGS: &[Side] = &[Side::ByHand, Side::CrSqlite, Side::Opor];
+
+/// Only opor itself.
+const OPOR: &[Side] = &[Side::Opor];
+
+/// Where a table kept by hand would be another program, or take long and tell little.
+const NOT_BY_HAND: &[Side] = &[Side::Plain, Side::CrSqlite, Side::Opor];
+
+const STORE: &[Case] = &[
+    Case::new(["P1", "insert", "insert, one transaction"], Ratio, all(1.25), bulk::insert).instructions(1.10),
+    Case::new(["P2", "commit-insert", "insert, one row a commit"], Ratio, all(1.45), commits::insert),
+    Case::new(
+        ["P2", "commit-update", "update, one row a commit"],
+        Ratio,
+        each(1.45, 1.6, 1.45),
+        commits::update,
+    ),
+    Case::new(
+        ["P2", "wal-insert", "extra WAL pages a commit, insert"],
+        Extra("pages"),
+        all(1.1),
+        commits::insert_pages,
+    )
+    .in_files()
+    .exact(),
+    Case::new(
+        ["P2", "wal-update", "extra WAL pages a commit, update"],
+        Extra("pages"),
+        all(1.1),
+        commits::update_pages,
+    )
+    .in_files()
+    .exact(),
+    Case::new(["P3", "update-all", "update a column, one statement"], Ratio, all(1.5), bulk::update_all),
+    Case::new(["P3", "update-by-key", "update a column, by key"], Ratio, all(1.3), bulk::update_by_key),
+    Case::new(["P4", "delete-half", "delete half, one statement"], Ratio, all(1.7), bulk::delete_half),
+    Case::new(["P4", "delete-by-key", "delete half, by key"], Ratio, all(1.7), bulk::delete_by_key),
+    Case::new(["P5", "size-row", "metadata a row"], Extra(BYTES), all(1.0), size::rows).exact(),
+    Case::new(
+        ["P5", "size-cell", "metadata a cell written alone"],
+        Extra(BYTES),
+        all(10.0),
+        size::lone_cells,
+    )
+    .exact(),
+    Case::new(["P5", "size-tombstone", "a tombstone"], Extra(BYTES), all(45.0), size::tombstones).exact(),
+    Case::new(
+        ["P5", "size-sparse", "metadata a row, random integer keys"],
+        Extra(BYTES),
+        only_b(AtMost(45.0)),
+        size::sparse_rows,
+    )
+    .exact(),
+    Case::new(["P6", "read-all", "read the whole log, x SELECT *"], Ratio, all(1.8), read::whole_log)
+        .instructions(1.8),
+    Case::new(["P6", "read-last", "read the last 1 %, x SELECT by key"], Ratio, all(1.1), read::last_percent),
+    Case::new(["P6", "poll-one", "poll, one change"], Alone(MICROS), all(5.0), read::one_change).sides(LOGS),
+    Case::new(["P6", "poll-empty", "poll, no change"], Alone(MICROS), all(1.0), read::empty_poll).sides(LOGS),
+    Case::new(["P7", "merge", "merge into an empty replica, x insert"], Ratio, all(1.25), merge::into_empty)
+        .instructions(1.25),
+    Case::new(["P7", "merge-won", "merge, cells won, x update"], Ratio, all(1.5), merge::cells_won),
+    Case::new(["P7", "merge-lost", "merge, cells lost, x update"], Ratio, all(1.05), merge::cells_lost),
+    Case::new(["P8", "merge-again", "merge again, x one lookup a row"], Ratio, all(1.2), merge::again),
+    Case::new(["P9", "wire", "wire, a row"], Alone(BYTES), each(48.0, 97.0, 58.0), wire::raw)
+        .exact()
+        .sides(OPOR),
+    Case::new(
+        ["P9", "wire-zstd", "wire, a row, compressed"],
+        Alone(BYTES),
+        each(26.0, 53.0, 17.0),
+        wire::compressed,
+    )
+    .exact()
+    .sides(OPOR),
+    Case::new(["P9", "wire-cell", "wire, one cell alone"], Alone(BYTES), all(123.0), wire::one_cell)
+        .exact()
+        .sides(OPOR),
+];
+
+/// From a tenth of the rows to ten times as many.
+const DECADES: Sizes = Sizes::RowsAndHuge(&[100, 1_000, 10_000]);
+
+/// One table and as many as a large application has.
+const TABLES: Sizes = Sizes::Tables(&[1, 10, 200]);
+
+/// What P16 allows.
+const FLAT: f64 = 1.5;
+
+const SCALE: &[Case] = &[
+    Case::new(["P16", "grow-insert", "insert, a row"], Growth(MICROS), two(AtMost(FLAT)), growth::insert)
+        .sizes(DECADES)
+        .sides(NOT_BY_HAND),
+    Case::new(["P16", "grow-merge", "merge, a row"], Growth(MICROS), two(AtMost(FLAT)), growth::merge)
+        .sizes(DECADES)
+        .sides(NOT_BY_HAND),
+    Case::new(
+        ["P16", "grow-poll", "poll, a row of 1,000 found"],
+        Growth(MICROS),
+        two(AtMost(FLAT)),
+        growth::poll,
+    )
+    .sizes(DECADES),
+    Case::new(
+        ["P16", "tables-empty", "poll, no change"],
+        Growth(MICROS),
+        only_b(AtMost(FLAT)),
+        read::empty_poll,
+    )
+    .sizes(TABLES)
+    .sides(&[Side::CrSqlite, Side::Opor]),
+    Case::new(
+        ["P16", "tables-one", "poll, one change"],
+        Growth(MICROS),
+        only_b(AtMost(FLAT)),
+        read::one_change,
+    )
+    .sizes(TABLES)
+    .sides(&[Side::CrSqlite, Side::Opor]),
+    Case::new(
+        ["P16", "tables-commit", "commit of one row"],
+        Growth(MICROS),
+        only_b(AtMost(FLAT)),
+        growth::commit,
+    )
+    .sizes(TABLES)
+    .sides(NOT_BY_HAND),
+    Case::new(["", "tables-open", "open the database"], Growth(MICROS), only_b(Open), growth::open)
+        .sizes(TABLES)
+        .sides(NOT_BY_HAND)
+        .in_files(),
+];
+
+/// Ten times the rows.
+const TENFOLD: Sizes = Sizes::Rows(&[10_000]);
+
+/// The rows, and ten times as many.
+const TO_TENFOLD: Sizes = Sizes::Rows(&[1_000, 10_000]);
+
+const UPKEEP: &[Case] = &[
+    Case::new(["", "open", "open the database"], Alone(MICROS), two(Open), growth::open).in_files(),
+    Case::new(["", "replicate", "upgrade a full table, a row"], Alone(MICROS), two(Open), upkeep::replicate)
+        .sizes(TENFOLD)
+        .sides(LOGS)
+        .in_files(),
+    Case::new(
+        ["", "add-column", "add a column, write and poll"],
+        Growth(MICROS),
+        two(AtMost(FLAT)),
+        upkeep::add_column,
+    )
+    .sizes(Sizes::Rows(&[100, 10_000]))
+    .sides(&[Side::Plain, Side::ByHand, Side::Opor]),
+    Case::new(["", "vacuum", "VACUUM and one write"], Ratio, two(Open), upkeep::vacuum).in_files(),
+    Case::new(
+        ["", "memory-merge", "memory, merge at once"],
+        Alone(MEGABYTES),
+        two(Open),
+        memory::merge_at_once,
+    )
+    .own_process()
+    .sides(LOGS),
+    Case::new(
+        ["", "memory-read", "memory, read the log in pieces"],
+        Growth(MEGABYTES),
+        two(AtMost(FLAT)),
+        memory::read_in_pieces,
+    )
+    .own_process()
+    .sizes(TO_TENFOLD)
+    .sides(LOGS),
+    Case::new(
+        ["", "memory-pieces", "memory, merge in pieces"],
+        Growth(MEGABYTES),
+        two(AtMost(FLAT)),
+        memory::merge_in_pieces,
+    )
+    .own_process()
+    .sizes(TO_TENFOLD)
+    .sides(LOGS),
+    Case::new(
+        ["P15", "bootstrap", "a replica from a snapshot, x copying the file"],
+        Ratio,
+        two(AtMost(2.0)),
+        upkeep::bootstrap,
+    )
+    .sizes(TENFOLD)
+    .sides(&[Side::Plain, Side::Opor])
+    .in_files(),
+    Case::new(["", "compact", "compaction, a tombstone"], Alone(MICROS), two(Open), upkeep::compact)
+        .sides(OPOR),
+];
+
+/// What no case may exceed.
+const WORST_MAX: f64 = 3.0;
+
+/// A fiftieth of the rows: as many cells as the rows of shape b have.
+const FEW: Sizes = Sizes::Rows(&[20]);
+
+const WORST: &[Case] = &[
+    Case::new(
+        ["worst", "random-updates", "update at random, one row a commit"],
+        Ratio,
+        two(AtMost(WORST_MAX)),
+        commits::update,
+    )
+    .sizes(TENFOLD)
+    .sides(NOT_BY_HAND),
+    Case::new(
+        ["worst", "many-sites", "merge, 64 sites in turn"],
+        Ratio,
+        two(AtMost(WORST_MAX)),
+        worst::many_sites,
+    )
+    .sides(NOT_BY_HAND),
+    Case::new(
+        ["worst", "churn", "insert and delete in turn, a commit each"],
+        Ratio,
+        two(AtMost(WORST_MAX)),
+        worst::insert_and_delete,
+    )
+    .sides(NOT_BY_HAND),
+    Case::new(
+        ["worst", "scattered-poll", "poll, 1,000 rows all over, x SELECT by key"],
+        Ratio,
+        two(AtMost(WORST_MAX)),
+        worst::scattered_poll,
+    )
+    .sizes(TENFOLD),
+    Case::new(["worst", "wide-insert", "insert, one transaction"], Ratio, wide(WORST_MAX), bulk::insert)
+        .sizes(FEW),
+    Case::new(
+        ["worst", "wide-update", "update a column, by key"],
+        Ratio,
+        wide(WORST_MAX),
+        bulk::update_by_key,
+    )
+    .sizes(FEW),
+    Case::new(
+        ["worst", "wide-rows", "update every column, by key"],
+        Ratio,
+        wide(WORST_MAX),
+        worst::update_whole_rows,
+    )
+    .sizes(FEW),
+    Case::new(
+        ["worst", "wide-merge", "merge into an empty replica, x insert"],
+        Ratio,
+        wide(WORST_MAX),
+        merge::into_empty,
+    )
+    .sizes(FEW),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::case::Goal;
+    use crate::database::{Medium, Setting};
+    use crate::shape::SHAPES;
+
+    #[test]
+    fn names_are_distinct() {
+        let slugs: BTreeSet<&str> = every().map(|(_, case)| case.slug).collect();
+        assert_eq!(slugs.len(), every().count());
+    }
+
+    #[test]
+    fn every_case_can_be_measured_on_every_side_but_the_genuine_one() {
+        let folder = tempfile::tempdir().unwrap();
+        for (_, case) in every().filter(|(_, case)| !case.traits.own_process) {
+            for shape in SHAPES.iter().filter(|shape| case.goal(shape) != Goal::Skip) {
+                let setting = Setting {
+                    shape,
+                    rows: 1_000,
+                    tables: 2,
+                    medium: Medium::File,
+                    folder: folder.path(),
+                    crsqlite: None,
+                };
+                for side in case.sides.iter().filter(|side| **side != Side::CrSqlite) {
+                    let measured = (case.measure)(&setting, *side).unwrap();
+                    // So few rows may fit into the pages of the empty table.
+                    let right = measured > 0.0 || (measured == 0.0 && case.traits.exact);
+                    assert!(right, "{} on shape {}, {side:?}: {measured}", case.slug, shape.letter);
+                }
+            }
+        }
+        let left = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let left: Vec<_> = left.filter(|name| !name.to_string_lossy().ends_with(".filled")).collect();
+        assert_eq!(left, [""; 0], "only filled databases are kept");
+    }
+
+    #[test]
+    fn sizes_are_parts_of_the_rows_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = Setting {
+            shape: &SHAPES[1],
+            rows: 100_000,
+            tables: 1,
+            medium: Medium::File,
+            folder: folder.path(),
+            crsqlite: None,
+        };
+        let sizes = |slug: &str, huge| -> Vec<(usize, usize)> {
+            let (_, case) = every().find(|(_, case)| case.slug == slug).unwrap();
+            case.settings(&base, huge).iter().map(|(size, setting)| (*size, setting.rows)).collect()
+        };
+        assert_eq!(sizes("insert", true), [(100_000, 100_000)]);
+        assert_eq!(sizes("grow-insert", false), [10_000, 100_000, 1_000_000].map(|rows| (rows, rows)));
+        assert_eq!(sizes("grow-insert", true).last(), Some(&(10_000_000, 10_000_000)));
+        assert_eq!(sizes("tables-open", false), [(1, 1_000), (10, 1_000), (200, 1_000)]);
+    }
+}
