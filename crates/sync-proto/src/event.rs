@@ -58,6 +58,13 @@ pub enum Input<'a> {
     StoreFailed,
     /// Answers [`Event::Behind`].
     Restart(Ask),
+    /// Takes no more of the peer's log than was allowed already, until [`Input::Release`]. Directly after
+    /// [`Input::Admitted`] it takes nothing. A replica that has dropped tombstones needs this for a peer that has not
+    /// learnt of those deletes: what the peer still holds must not be pulled before it has merged a snapshot. Asking for a
+    /// snapshot releases too.
+    Hold,
+    /// Takes the peer's log again.
+    Release,
     /// Ends the session, with a goodbye.
     Shutdown,
     /// The link is gone. Ends the session.

@@ -40,6 +40,9 @@ pub(crate) struct Inbound {
     bytes_received: u64,
     bytes_applied: u64,
     limit_told: u64,
+    /// No more credit is given for now.
+    is_held: bool,
+    credit_due: bool,
     caught_up: bool,
     behind: Option<bool>,
 }
@@ -111,6 +114,8 @@ impl Inbound {
             bytes_received: 0,
             bytes_applied: 0,
             limit_told: 0,
+            is_held: false,
+            credit_due: false,
             caught_up: false,
             behind: None,
         };
@@ -130,7 +135,11 @@ impl Inbound {
                 self.behind = Some(false);
                 return;
             }
-            Ask::Snapshot(resume) => Feed::Fetching { resume: resume.clone() },
+            Ask::Snapshot(resume) => {
+                // Two replicas that hold back for each other's snapshot would wait for ever.
+                self.is_held = false;
+                Feed::Fetching { resume: resume.clone() }
+            }
         };
         self.ask = Some(ask);
     }
@@ -352,7 +361,18 @@ impl Inbound {
 
     /// How much the peer may send in all. What came and is not durable fills the window.
     fn limit(&self) -> u64 {
-        self.bytes_applied.saturating_add(self.window)
+        if self.is_held { self.limit_told } else { self.bytes_applied.saturating_add(self.window) }
+    }
+
+    /// Gives the peer no more credit than it has.
+    pub(crate) const fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    /// Gives credit again.
+    pub(crate) const fn release(&mut self) {
+        self.credit_due |= self.is_held;
+        self.is_held = false;
     }
 
     /// The next frame: an acknowledgement, or what is asked.
@@ -360,12 +380,14 @@ impl Inbound {
         let limit = self.limit();
         if let Some(ask) = self.ask.take() {
             self.limit_told = limit;
+            self.credit_due = false;
             return Some(match ask {
                 Ask::Log(cursor) => Message::Pull { cursor, limit }.to_bytes(count),
                 Ask::Snapshot(resume) => Message::Fetch { resume, limit }.to_bytes(count),
             });
         }
-        if self.items_applied == self.items_told {
+        let credit_due = std::mem::take(&mut self.credit_due);
+        if self.items_applied == self.items_told && !credit_due {
             return None;
         }
         self.items_told = self.items_applied;

@@ -17,6 +17,9 @@
 //! | [`Event`](Output::Event) | note it; after [`Event::Behind`] choose how to go on | [`Input::Restart`] |
 //! | [`Close`](Output::Close) | send the farewell if the link takes it soon; close | |
 //!
+//! A replica that has dropped tombstones holds back ([`Input::Hold`]) a peer that has acknowledged less than its horizon,
+//! and releases it when [`Event::Acknowledged`] has passed that.
+//!
 //! It reads from the link all the while, tells of every commit ([`Input::LocalCommit`]) after the answer that led to it,
 //! and lets what is being stored end before it connects to the same peer again, so that the cursor is the last one.
 //!

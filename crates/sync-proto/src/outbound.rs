@@ -290,9 +290,10 @@ impl Outbound {
         self.unacked.len() < ITEMS_MAX
     }
 
-    /// What has to be read next.
+    /// What has to be read next. Nothing is read for a peer that takes nothing now: it may for long.
     pub(crate) fn poll_read(&mut self, requests: &mut Requests) -> Option<(RequestId, Wanted)> {
-        if self.reading.is_some() || self.item.is_some() || !self.has_room() {
+        if self.reading.is_some() || self.item.is_some() || !self.has_room() || self.limit == self.bytes_sent
+        {
             return None;
         }
         let wanted = match &mut self.source {

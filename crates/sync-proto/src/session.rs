@@ -106,6 +106,14 @@ impl Session {
                 self.answered().0.inbound.ask(ask);
                 Ok(())
             }
+            Input::Hold => {
+                self.answered().0.inbound.hold();
+                Ok(())
+            }
+            Input::Release => {
+                self.answered().0.inbound.release();
+                Ok(())
+            }
             Input::StoreFailed => Err(CloseReason::StoreFailed),
             Input::Shutdown => Err(CloseReason::Shutdown),
             Input::Closed => Err(CloseReason::LinkClosed),

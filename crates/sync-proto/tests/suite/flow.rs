@@ -203,11 +203,66 @@ fn nothing_is_sent_beyond_the_credit() {
     lone.say(Message::Ack { items: 0, limit: 30_000 });
     assert_eq!(lone.drain().len(), 1);
     lone.input(Input::LocalCommit);
-    lone.find_batch(1, "10@1", true);
-    assert_eq!(lone.drain(), []);
+    assert_eq!(lone.drain(), [], "without credit nothing is read");
     lone.say(Message::Ack { items: 1, limit: 30_001 });
     assert_eq!(lone.poll(), Output::Event(Event::Acknowledged(cursor("9@1"))));
+    lone.find_batch(2, "10@1", true);
+    assert_eq!(lone.drain(), []);
+    lone.say(Message::Ack { items: 1, limit: 30_002 });
     assert_eq!(lone.drain().len(), 1);
+}
+
+/// A peer that has not learnt of deletes that are off the record is not pulled from until it has.
+#[test]
+fn a_peer_is_held_back_and_released() {
+    let mut lone = Lone::new(config());
+    lone.frame();
+    lone.say(Message::Hello(Box::new(hello())));
+    lone.poll();
+    lone.input(Input::Admitted(Ask::Log(Some(cursor("3@1")))));
+    lone.input(Input::Hold);
+    lone.check_said(Message::Pull { cursor: Some(cursor("3@1")), limit: 0 });
+    lone.say(Message::Pull { cursor: None, limit: 100 });
+    assert_eq!(lone.poll(), Output::Event(Event::Open));
+    lone.find_batch(1, "7@1", true);
+    lone.frame();
+    lone.say(Message::Ack { items: 1, limit: 101 });
+    assert_eq!(lone.drain(), [Output::Event(Event::Acknowledged(cursor("7@1")))]);
+    lone.input(Input::Release);
+    lone.input(Input::Release);
+    lone.check_said(Message::Ack { items: 0, limit: config().window as u64 });
+    assert_eq!(lone.session.poll_output(), None, "said once");
+    lone.say(changes(0, 3, b"abc"));
+    lone.apply();
+    // A peer that sends while it is held back breaks the protocol.
+    let mut lone = Lone::open();
+    lone.input(Input::Hold);
+    lone.drain();
+    let payload = [0; 16_000];
+    (0..6).for_each(|number| lone.say(changes(number, 16_000, &payload)));
+    for _ in 0..6 {
+        let (req, _) = lone.apply();
+        lone.input(Input::Applied { req, version: None });
+    }
+    lone.drain();
+    lone.say(changes(6, 16_000, &payload));
+    lone.check_violation(Violation::CreditOverrun { sent: 112_000, limit: 102_400 });
+}
+
+/// For a peer that takes nothing now nothing is read either, and it is not blamed.
+#[test]
+fn a_peer_without_credit_costs_nothing() {
+    let mut lone = Lone::open_with(config(), hello(), 0);
+    lone.input(Input::LocalCommit);
+    assert_eq!((lone.session.poll_output(), lone.session.held()), (None, (0, 0)));
+    for minute in 1..60 {
+        lone.now = opor_sync_proto::MonoMillis(minute * 59_000);
+        lone.say(Message::Ping { nonce: minute });
+        lone.session.handle_timeout(lone.now);
+        lone.check_said(Message::Pong { nonce: minute });
+    }
+    lone.say(Message::Ack { items: 0, limit: 5 });
+    assert!(matches!(lone.poll(), Output::Read { .. }));
 }
 
 /// A peer that acknowledges nothing gets so many items; then nothing is read for it any more.

@@ -175,6 +175,19 @@ fn offers_do_not_pile_up() {
     lone.check_violation(Violation::OutOfPhase { kind: Kind::Offer, during });
 }
 
+/// Two replicas that hold back for each other's snapshot do not wait for ever.
+#[test]
+fn asking_for_a_snapshot_releases() {
+    let mut lone = Lone::open();
+    lone.find_batch(0, "0@1", true);
+    lone.frame();
+    lone.input(Input::Hold);
+    lone.say(Message::Behind { snapshot: true });
+    lone.poll();
+    lone.input(Input::Restart(Ask::Snapshot(None)));
+    lone.check_said(Message::Fetch { resume: None, limit: config().window as u64 });
+}
+
 /// A snapshot is not asked of a peer that gives none; the driver hears of it as if the peer had said so.
 #[test]
 fn a_peer_without_snapshots_is_not_asked_for_one() {
