@@ -1,14 +1,22 @@
 //! Sync sessions over real stores: a driver without logic of its own connects the two, and replicas converge.
 
-use opor_core::{Changeset, DecodeLimits, EncodeOptions};
-use opor_store::{ApplyOptions, Cursor as StoreCursor, ReadError, Store};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use opor_core::{Changeset, DbVersion, DecodeLimits, EncodeOptions, SiteId, WallMillis};
+use opor_store::{
+    ApplyOptions, CompactOptions, Cursor as StoreCursor, Manifest, OpenOptions, ReadError, Snapshot,
+    SnapshotReceiver, Store,
+};
 use opor_sync_proto::{
-    Ask, CloseReason, Config, Cursor, Event, Found, Input, MonoMillis, Output, RequestId, Session, Wanted,
-    Work,
+    Ask, Capabilities, CloseReason, Config, Cursor, Event, Found, Input, MonoMillis, Offer, Output,
+    RequestId, Resume, Session, SnapshotId, Wanted, Work,
 };
 use opor_tests::{Rng, SHAPES, random_statement, run, table_dump};
 
-use crate::replicas::{exec, memory, site, table};
+use crate::replicas::{Folder, exec, memory, site, table};
 
 const TODOS: &str = "CREATE TABLE todos(id INTEGER PRIMARY KEY NOT NULL, title TEXT)";
 
@@ -26,6 +34,10 @@ struct Net {
     links: Vec<[End; 2]>,
     now: MonoMillis,
     changes_max: usize,
+    /// Snapshots given, by store, and taken, by store and peer.
+    given: BTreeMap<usize, Snapshot>,
+    taken: BTreeMap<(usize, SiteId), SnapshotReceiver>,
+    folder: Folder,
     /// Changes that arrived at each store, and of them those that changed nothing.
     arrived: Vec<usize>,
     unchanged: Vec<usize>,
@@ -34,13 +46,25 @@ struct Net {
 impl Net {
     fn new(stores: Vec<Store>) -> Self {
         let (links, now, none) = (Vec::new(), MonoMillis(0), vec![0; stores.len()]);
-        Self { stores, links, now, changes_max: 1_000, arrived: none.clone(), unchanged: none }
+        let (given, taken, folder) = (BTreeMap::new(), BTreeMap::new(), Folder::new());
+        Self {
+            stores,
+            links,
+            now,
+            changes_max: 1_000,
+            given,
+            taken,
+            folder,
+            arrived: none.clone(),
+            unchanged: none,
+        }
     }
 
     fn link(&mut self, from: usize, to: usize) -> usize {
         let ends = [from, to].map(|node| {
             let mut config = Config::new(self.stores[node].site_id(), "room");
             config.changes_max = self.changes_max;
+            config.capabilities = config.capabilities.with(Capabilities::SNAPSHOT);
             let session = Session::new(config, self.now).expect("a configuration that works");
             End { node, session, events: Vec::new(), closed: None }
         });
@@ -113,21 +137,28 @@ impl Net {
                 let pulled = self.stores[node].peer_cursor(peer.site).expect("cursors read");
                 let cursor = pulled.map(|cursor| opaque(&cursor));
                 self.feed(link, end, Input::Admitted(Ask::Log(cursor)));
+                if !self.has_learnt(node, peer.site) {
+                    self.feed(link, end, Input::Hold);
+                }
             }
             Output::Read { req, wanted } => {
-                let found = read(&self.stores[node], &wanted);
+                let found = self.read(node, &wanted);
                 self.feed(link, end, Input::Read { req, found });
             }
             Output::Apply { req, work } => self.apply(link, end, req, &work),
-            Output::Event(Event::Behind { .. }) => {
-                self.links[link][end].events.push(Event::Behind { snapshot: false });
-                self.feed(link, end, Input::Restart(Ask::Log(None)));
+            Output::Event(Event::Behind { snapshot }) => {
+                self.links[link][end].events.push(Event::Behind { snapshot });
+                let ask = if snapshot { Ask::Snapshot(None) } else { Ask::Log(None) };
+                self.feed(link, end, Input::Restart(ask));
             }
             Output::Event(event) => {
                 if let Event::Acknowledged(cursor) = &event {
                     let peer = self.links[link][end].session.peer().expect("it is let in").site;
                     let held = of_store(cursor).expect("a cursor of this store").base;
                     self.stores[node].set_acknowledged_by(peer, held).expect("acknowledgements are stored");
+                    if self.has_learnt(node, peer) {
+                        self.feed(link, end, Input::Release);
+                    }
                 }
                 self.links[link][end].events.push(event);
             }
@@ -138,11 +169,84 @@ impl Net {
         }
     }
 
+    /// Whether a peer has learnt of all deletes that a store has dropped from its record.
+    fn has_learnt(&self, node: usize, peer: SiteId) -> bool {
+        let store = &self.stores[node];
+        store.acknowledged_by(peer).expect("acknowledgements read") >= store.horizon().expect("a horizon")
+    }
+
+    fn read(&mut self, node: usize, wanted: &Wanted) -> Found {
+        let store = &self.stores[node];
+        match wanted {
+            Wanted::Log { cursor, changes_max, echoes, compress } => {
+                let mut found = read_log(store, cursor.as_ref(), *changes_max);
+                let options = if *compress { EncodeOptions::default() } else { EncodeOptions::RAW };
+                match &mut found {
+                    Ok((changeset, cursor, done)) => {
+                        let changeset = echoes.strip(std::mem::take(changeset));
+                        let encode = || changeset.to_bytes_with(&options);
+                        let changeset = if changeset.is_empty() { Vec::new() } else { encode() };
+                        Found::Batch { changeset, cursor: opaque(cursor), done: *done }
+                    }
+                    Err(found) => found.clone(),
+                }
+            }
+            Wanted::Snapshot { resume, .. } => {
+                assert_eq!(*resume, None::<Resume>);
+                let snapshot = store.snapshot().expect("a snapshot");
+                let manifest = snapshot.manifest();
+                let bytes = manifest.to_bytes();
+                let offer = Offer {
+                    id: SnapshotId(bytes[bytes.len() - 32..].to_vec()),
+                    chunks: manifest.chunks().into(),
+                    bytes: manifest.image_bytes,
+                    first: 0,
+                    cursor: opaque(&StoreCursor::at(manifest.db_version)),
+                };
+                self.given.insert(node, snapshot);
+                Found::Snapshot { offer, manifest: bytes }
+            }
+            Wanted::Chunk { index, .. } => {
+                let index = (*index).try_into().expect("there are not that many chunks");
+                Found::Chunk(self.given[&node].chunk(index).expect("a chunk"))
+            }
+        }
+    }
+
     fn apply(&mut self, link: usize, end: usize, req: RequestId, work: &Work) {
         let at = &self.links[link][end];
         let (node, peer) = (at.node, at.session.peer().expect("it is let in").site);
-        let Work::Changes { changeset, cursor } = work else { panic!("no snapshots here") };
-        let changeset = match &**changeset {
+        let version = match work {
+            Work::Changes { changeset, cursor } => self.merge(node, peer, changeset, cursor),
+            Work::Offer { manifest, .. } => {
+                let manifest = Manifest::from_bytes(manifest).expect("a manifest");
+                let path = self.folder.file(&format!("{node}.partial"));
+                let receiver = SnapshotReceiver::begin(path, manifest).expect("a partial file");
+                self.taken.insert((node, peer), receiver);
+                None
+            }
+            Work::Chunk { index, bytes } => {
+                let receiver = self.taken.get_mut(&(node, peer)).expect("a snapshot is on its way");
+                let index = (*index).try_into().expect("there are not that many chunks");
+                receiver.put(index, bytes).expect("a sound chunk");
+                None
+            }
+            Work::Install(_) => {
+                let receiver = self.taken.remove(&(node, peer)).expect("a snapshot is whole");
+                let image = receiver.finish(&OpenOptions::new()).expect("a sound image");
+                let report = self.stores[node].merge_snapshot(&image).expect("it merges");
+                image.discard().expect("the file is removed");
+                report.db_version
+            }
+        };
+        self.feed(link, end, Input::Applied { req, version });
+        if version.is_some() {
+            self.committed(node);
+        }
+    }
+
+    fn merge(&mut self, node: usize, peer: SiteId, changeset: &[u8], cursor: &Cursor) -> Option<DbVersion> {
+        let changeset = match changeset {
             [] => Changeset::new(),
             bytes => Changeset::from_bytes(bytes, &DecodeLimits::default()).expect("a changeset"),
         };
@@ -152,10 +256,7 @@ impl Net {
         let report = self.stores[node].apply_with(&changeset, &options).expect("honest changes apply");
         self.arrived[node] += changeset.len();
         self.unchanged[node] += report.unchanged;
-        self.feed(link, end, Input::Applied { req, version: report.db_version });
-        if report.db_version.is_some() {
-            self.committed(node);
-        }
+        report.db_version
     }
 
     #[track_caller]
@@ -176,20 +277,17 @@ fn of_store(cursor: &Cursor) -> Option<StoreCursor> {
     cursor.as_text()?.parse().ok()
 }
 
-fn read(store: &Store, wanted: &Wanted) -> Found {
-    let Wanted::Log { cursor, changes_max, echoes, compress } = wanted else { panic!("no snapshots here") };
+/// A piece of the log, or what there is instead.
+fn read_log(
+    store: &Store,
+    cursor: Option<&Cursor>,
+    max: usize,
+) -> Result<(Changeset, StoreCursor, bool), Found> {
     // What the peer took for a cursor of this store may be none.
-    let Some(cursor) = cursor.as_ref().map_or(Some(StoreCursor::start()), of_store) else {
-        return Found::Behind;
-    };
-    match store.changes(&cursor, *changes_max) {
-        Ok(batch) => {
-            let changeset = echoes.strip(batch.changeset);
-            let options = if *compress { EncodeOptions::default() } else { EncodeOptions::RAW };
-            let changeset = if changeset.is_empty() { Vec::new() } else { changeset.to_bytes_with(&options) };
-            Found::Batch { changeset, cursor: opaque(&batch.cursor), done: batch.done }
-        }
-        Err(ReadError::BehindHorizon { .. }) => Found::Behind,
+    let cursor = cursor.map_or(Some(StoreCursor::start()), of_store).ok_or(Found::Behind)?;
+    match store.changes(&cursor, max) {
+        Ok(batch) => Ok((batch.changeset, batch.cursor, batch.done)),
+        Err(ReadError::BehindHorizon { .. }) => Err(Found::Behind),
         Err(error) => panic!("{error}"),
     }
 }
@@ -256,7 +354,7 @@ fn a_pull_in_pieces_goes_on_after_a_cut() {
 
 /// A cursor of a history that the store does not have any more, as after a restore from a backup.
 #[test]
-fn a_peer_behind_the_horizon_starts_over() {
+fn a_cursor_of_another_history_is_answered_with_a_snapshot() {
     let mut net = todos(2);
     net.write(0, "INSERT INTO todos VALUES (1, 'milk')");
     for cursor in ["1@77", "900"] {
@@ -265,7 +363,7 @@ fn a_peer_behind_the_horizon_starts_over() {
         net.stores[1].apply_with(&Changeset::new(), &options).expect("a cursor is stored");
         let link = net.link(0, 1);
         net.run_quiet();
-        assert!(net.links[link][1].events.contains(&Event::Behind { snapshot: false }));
+        assert!(net.links[link][1].events.contains(&Event::Behind { snapshot: true }));
         net.check_equal("todos");
         net.cut(link);
     }
@@ -306,4 +404,46 @@ fn random_histories_converge_over_sessions() {
         }
         assert!(net.arrived.iter().all(|arrived| *arrived > 50), "seed {seed}: {:?}", net.arrived);
     }
+}
+
+/// A replica that was away while deletes were dropped from the record: it is not pulled from until it has merged a
+/// snapshot, so what it still held does not come back in part.
+#[test]
+fn a_peer_that_was_away_too_long_merges_a_snapshot_first() {
+    const DAY_MS: u64 = 86_400_000;
+    let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+    let stores = [1, 2].map(|byte| {
+        let wall = wall.clone();
+        let clock = Arc::new(move || WallMillis(wall.load(Ordering::Relaxed)));
+        let options = OpenOptions::new().site_id(site(byte)).wall_clock(clock);
+        let mut store = options.open_in_memory().expect("a store in memory");
+        exec(&store, "CREATE TABLE todos(id TEXT PRIMARY KEY NOT NULL, title, done)");
+        store.replicate("todos").expect("it replicates");
+        store
+    });
+    let mut net = Net::new(stores.into());
+    net.write(0, "INSERT INTO todos VALUES ('a', 'milk', 0), ('b', 'bread', 0), ('c', 'salt', 0)");
+    let link = net.link(0, 1);
+    net.run_quiet();
+    net.cut(link);
+
+    net.write(0, "DELETE FROM todos WHERE id IN ('a', 'b')");
+    let options = CompactOptions { retention: Some(Duration::from_millis(5 * DAY_MS)) };
+    // The first compaction dates the deletes, the second finds them old.
+    let young = net.stores[0].compact_with(&options).expect("compacted");
+    assert_eq!(young.tombstones_dropped, 0);
+    net.write(0, "UPDATE todos SET done = 1 WHERE id = 'c'");
+    net.write(1, "UPDATE todos SET done = 2 WHERE id = 'a'; INSERT INTO todos VALUES ('d', 'tea', 0)");
+    wall.fetch_add(10 * DAY_MS, Ordering::Relaxed);
+    let report = net.stores[0].compact_with(&options).expect("compacted");
+    assert_eq!(report.tombstones_dropped, 2);
+
+    let link = net.link(0, 1);
+    net.run_quiet();
+    let [desk, phone] = &net.links[link];
+    assert!(phone.events.contains(&Event::Behind { snapshot: true }), "{:?}", phone.events);
+    assert!(!desk.events.contains(&Event::Behind { snapshot: true }));
+    net.check_equal("todos");
+    let rows = crate::replicas::lines(&net.stores[0], "SELECT * FROM todos ORDER BY id");
+    assert_eq!(rows, ["a|milk|2", "c|salt|1", "d|tea|0"], "b is gone, and a came back whole");
 }
