@@ -314,10 +314,7 @@ fn who_was_away_too_long_is_told_and_catches_up_with_a_snapshot() {
     let image = image(
         &snapshot,
         &folder.file("late.db"),
-        &OpenOptions::new().wall_clock(Arc::new({
-            let wall = wall.clone();
-            move || WallMillis(wall.load(Ordering::Relaxed))
-        })),
+        &OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed)))),
     );
     let report = late.merge_snapshot(&image).expect("merged");
     assert_eq!(report.rows_deleted, 19, "rows it would never have heard of");

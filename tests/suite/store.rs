@@ -349,14 +349,12 @@ fn a_poll_follows_a_change_of_the_journal() {
     let path = folder.file("a.db");
     let one = file(&path, 0xa, FOO, &["foo"]);
     exec(&one, "INSERT INTO foo VALUES ('x', 1, 1)");
-    let mut rounds = 0;
-    for journal in ["DELETE", "WAL", "TRUNCATE", "WAL"] {
+    for (round, journal) in ["DELETE", "WAL", "TRUNCATE", "WAL"].into_iter().enumerate() {
         let now = one.db_version().expect("a version");
         assert_eq!(one.changes_since(now).expect("a poll").len(), 0);
         assert_eq!(lines(&one, &format!("PRAGMA journal_mode = {journal}")), [journal.to_ascii_lowercase()]);
         let two = reopen(&path, 0xa);
-        exec(&two, &format!("INSERT INTO foo VALUES ('{journal} {rounds}', 1, 1)"));
-        rounds += 1;
+        exec(&two, &format!("INSERT INTO foo VALUES ('{journal} {round}', 1, 1)"));
         assert_eq!(one.changes_since(now).expect("a poll").len(), 2, "{journal}");
     }
 }

@@ -220,6 +220,8 @@ mod tests {
                 ("opor-store", &["opor-core", "rusqlite"]),
                 ("opor-sync-proto", &["opor-core"]),
                 ("opor-transport-traits", &["opor-core"]),
+                ("opor-transport-conformance", &["opor-transport-traits", "tokio"]),
+                ("opor-transport-memory", &["opor-transport-traits", "tokio"]),
                 ("opor-transport-websocket", &["opor-transport-traits", "tokio"]),
                 ("opor-sync", &["opor-store", "opor-sync-proto", "opor-transport-traits", "tokio"]),
                 ("opor-hub", &["opor-sync", "opor-store", "opor-transport-websocket", "axum"]),
@@ -243,6 +245,14 @@ mod tests {
         check(
             &[("opor-transport-http", &["opor-transport-websocket"]), ("opor-transport-websocket", &[])],
             &["opor-transport-http -> opor-transport-websocket: not among what it may use"],
+        );
+    }
+
+    #[test]
+    fn the_contract_of_transports_has_no_runtime() {
+        check(
+            &[("opor-transport-traits", &["tokio"])],
+            &["opor-transport-traits -> tokio: opor-transport-traits must not reach tokio"],
         );
     }
 

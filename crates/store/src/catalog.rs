@@ -10,7 +10,7 @@ use rustc_hash::FxHashMap;
 use crate::colset::ColSet;
 use crate::horizon::HORIZON_TABLE;
 use crate::meta;
-use crate::sqlite::{Db, quote};
+use crate::sqlite::{Db, Stmt, quote};
 
 /// A replicated table.
 #[derive(Debug)]
@@ -164,6 +164,8 @@ pub(crate) struct Catalog {
     pub(crate) dropped: Vec<u32>,
     /// Tables that bear another name than the one on record.
     pub(crate) renamed: Vec<(u32, String)>,
+    /// The definitions of guards, by table.
+    guards: FxHashMap<u32, String>,
     /// Whether the log has ever been cut.
     pub(crate) compacted: bool,
 }
@@ -187,6 +189,15 @@ impl Catalog {
         self.by_id.get(&id).map(|place| &self.tables[*place])
     }
 
+    /// Whether the guard of a table covers all its columns.
+    pub(crate) fn is_guarded(&self, table: &Table) -> bool {
+        let mut columns: Vec<(i32, &str)> = table.key.iter().map(|key| (key.ordinal, &*key.name)).collect();
+        columns.extend(table.columns.iter().map(|column| (column.ordinal, &*column.name)));
+        columns.sort_unstable();
+        let guard = meta::guard_sql(table.id, &table.name, columns.into_iter().map(|(_, name)| name));
+        self.guards.get(&table.id).is_some_and(|made| made.strip_prefix("CREATE INDEX ") == Some(&guard))
+    }
+
     /// Whether the record says all of this.
     pub(crate) fn is_recorded(&self) -> bool {
         self.unsaved.is_empty() && self.dropped.is_empty() && self.renamed.is_empty()
@@ -205,13 +216,15 @@ impl Catalog {
         let definitions = Definitions::read(db)?;
         catalog.compacted = definitions.tables.contains_key(HORIZON_TABLE);
         let mut columns = recorded_columns(db)?;
+        let mut shapes = ShapeReader::new(db)?;
         for (id, recorded) in meta::recorded_tables(db)? {
             let known = columns.remove(&id).unwrap_or_default();
             // A table is the one its guard stands on; it may bear another name by now.
-            let Some(name) = definitions.guarded.get(&id) else {
+            let Some((name, guard)) = definitions.guarded.get(&id) else {
                 catalog.dropped.push(id);
                 continue;
             };
+            catalog.guards.insert(id, guard.clone());
             if *name != recorded {
                 catalog.renamed.push((id, name.clone()));
             }
@@ -221,7 +234,7 @@ impl Catalog {
                 catalog.add(table.clone());
                 continue;
             }
-            match Shape::read(db, name)? {
+            match shapes.read(name)? {
                 Some(shape) if !shape.key.is_empty() => {
                     let table = shape.bind((id, sql), known, &mut catalog.unsaved);
                     catalog.add(Rc::new(table));
@@ -240,20 +253,13 @@ impl Catalog {
     }
 }
 
-fn has_key_index(db: Db, table: &str) -> Result<bool, Error> {
-    let mut stmt = db.prepare("SELECT 1 FROM pragma_index_list(?, 'main') WHERE origin = 'pk'")?;
-    let mut row = stmt.start();
-    row.bind_text(table)?;
-    row.step()
-}
-
 /// The schema, as far as it concerns replicated tables.
 #[derive(Debug, Default)]
 struct Definitions {
     /// The definition of each table, by name.
     tables: FxHashMap<String, Arc<str>>,
-    /// By the number of a guard, the table it stands on.
-    guarded: FxHashMap<u32, String>,
+    /// By the number of a guard, the table it stands on and its definition.
+    guarded: FxHashMap<u32, (String, String)>,
 }
 
 impl Definitions {
@@ -269,7 +275,7 @@ impl Definitions {
                 let sql = rows.text(3).map_or_else(|_| "".into(), Arc::from);
                 definitions.tables.insert(rows.text(1)?.to_owned(), sql);
             } else if let Ok(id) = rows.text(1)?["opor_guard_".len()..].parse() {
-                definitions.guarded.insert(id, rows.text(2)?.to_owned());
+                definitions.guarded.insert(id, (rows.text(2)?.to_owned(), rows.text(3)?.to_owned()));
             }
         }
         Ok(definitions)
@@ -316,12 +322,35 @@ pub(crate) struct ShapeColumn {
     affinity: Affinity,
 }
 
-impl Shape {
-    /// `None` when there is no such table in the main database; views and virtual tables are not tables here.
-    pub(crate) fn read(db: Db, table: &str) -> Result<Option<Self>, Error> {
-        let mut stmt =
-            db.prepare("SELECT name, wr FROM pragma_table_list(?) WHERE schema = 'main' AND type = 'table'")?;
-        let mut rows = stmt.start();
+/// The statements that tell of tables, for reading many.
+struct ShapeReader {
+    table: Stmt,
+    columns: Stmt,
+    key_index: Stmt,
+}
+
+impl ShapeReader {
+    fn new(db: Db) -> Result<Self, Error> {
+        Ok(Self {
+            table: db.prepare(
+                "SELECT name, wr FROM pragma_table_list(?) WHERE schema = 'main' AND type = 'table'",
+            )?,
+            columns: db.prepare(
+                "SELECT cid, name, type, \"notnull\", dflt_value IS NOT NULL, pk, hidden \
+                 FROM pragma_table_xinfo(?, 'main') ORDER BY cid",
+            )?,
+            key_index: db.prepare("SELECT 1 FROM pragma_index_list(?, 'main') WHERE origin = 'pk'")?,
+        })
+    }
+
+    fn has_key_index(&mut self, table: &str) -> Result<bool, Error> {
+        let mut row = self.key_index.start();
+        row.bind_text(table)?;
+        row.step()
+    }
+
+    fn read(&mut self, table: &str) -> Result<Option<Shape>, Error> {
+        let mut rows = self.table.start();
         rows.bind_text(table)?;
         if !rows.step()? {
             return Ok(None);
@@ -329,7 +358,7 @@ impl Shape {
         let name = rows.text(0)?.to_owned();
         let without_rowid = rows.integer(1) != 0;
         drop(rows);
-        let mut shape = Self {
+        let mut shape = Shape {
             name,
             key: Vec::new(),
             key_nullable: false,
@@ -339,16 +368,19 @@ impl Shape {
             rowid_name: "",
             width: 0,
         };
-        shape.read_columns(db)?;
+        shape.read_columns(self)?;
         Ok(Some(shape))
     }
+}
 
-    fn read_columns(&mut self, db: Db) -> Result<(), Error> {
-        let mut stmt = db.prepare(
-            "SELECT cid, name, type, \"notnull\", dflt_value IS NOT NULL, pk, hidden \
-             FROM pragma_table_xinfo(?, 'main') ORDER BY cid",
-        )?;
-        let mut rows = stmt.start();
+impl Shape {
+    /// `None` when there is no such table in the main database; views and virtual tables are not tables here.
+    pub(crate) fn read(db: Db, table: &str) -> Result<Option<Self>, Error> {
+        ShapeReader::new(db)?.read(table)
+    }
+
+    fn read_columns(&mut self, reader: &mut ShapeReader) -> Result<(), Error> {
+        let mut rows = reader.columns.start();
         rows.bind_text(&self.name)?;
         let (mut key, mut names, mut key_type) = (Vec::new(), Vec::new(), String::new());
         while rows.step()? {
@@ -373,7 +405,7 @@ impl Shape {
         drop(rows);
         // `INTEGER PRIMARY KEY DESC` is an ordinary key with an index of its own.
         let single = self.key.len() == 1 && key_type.eq_ignore_ascii_case("INTEGER");
-        self.rowid_is_key = !self.without_rowid && single && !has_key_index(db, &self.name)?;
+        self.rowid_is_key = !self.without_rowid && single && !reader.has_key_index(&self.name)?;
         let free = |alias: &&str| !names.iter().any(|name| name == alias);
         self.rowid_name = ["rowid", "_rowid_", "oid"].into_iter().find(free).unwrap_or("");
         Ok(())

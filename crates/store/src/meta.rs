@@ -336,23 +336,30 @@ const GUARD_DEPTH_MAX: usize = 100;
 /// clocks, is refused ("no such collation sequence: opor_guard"). The condition is constant, so nothing is evaluated,
 /// where a trigger would cost half the write; and SQLite keeps its table's name right through `ALTER TABLE .. RENAME`.
 pub(crate) fn add_guard(db: Db, id: u32, table: &str) -> Result<(), Error> {
-    let guard = guard_sql(db, id, table)?;
+    let columns = column_names(db, table)?;
+    let guard = guard_sql(id, table, columns.iter().map(String::as_str));
     db.exec(&format!("DROP INDEX IF EXISTS main.opor_guard_{id}; CREATE INDEX main.{guard}"))
 }
 
 /// The guard of a table as it is now, from the name of the index on: SQLite keeps these very words.
-fn guard_sql(db: Db, id: u32, table: &str) -> Result<String, Error> {
+pub(crate) fn guard_sql<'a>(id: u32, table: &str, columns: impl Iterator<Item = &'a str>) -> String {
+    let columns: Vec<String> = columns.map(quote).collect();
+    let chains = columns.chunks(GUARD_DEPTH_MAX);
+    let chains = chains.map(|names| format!("('' COLLATE opor_guard IS {})", names.join(" IS ")));
+    let chains = chains.collect::<Vec<_>>().join(" IS ");
+    format!("opor_guard_{id} ON {}({chains}) WHERE 0", quote(table))
+}
+
+/// The columns of a table, but for generated ones, in the order of the table.
+fn column_names(db: Db, table: &str) -> Result<Vec<String>, Error> {
     let mut columns = Vec::new();
     let mut stmt = db.prepare("SELECT name FROM pragma_table_info(?, 'main')")?;
     let mut rows = stmt.start();
     rows.bind_text(table)?;
     while rows.step()? {
-        columns.push(quote(rows.text(0)?));
+        columns.push(rows.text(0)?.to_owned());
     }
-    let chains = columns.chunks(GUARD_DEPTH_MAX);
-    let chains = chains.map(|names| format!("('' COLLATE opor_guard IS {})", names.join(" IS ")));
-    let chains = chains.collect::<Vec<_>>().join(" IS ");
-    Ok(format!("opor_guard_{id} ON {}({chains}) WHERE 0", quote(table)))
+    Ok(columns)
 }
 
 /// Has the guard stand on no column while a table is altered, so that columns can be dropped.
@@ -362,15 +369,6 @@ pub(crate) fn loosen_guard(db: Db, id: u32, table: &str) -> Result<(), Error> {
          CREATE INDEX main.opor_guard_{id} ON {}(('' COLLATE opor_guard IS '')) WHERE 0",
         quote(table),
     ))
-}
-
-/// Whether the guard of a table covers all its columns.
-pub(crate) fn is_guarded(db: Db, id: u32, table: &str) -> Result<bool, Error> {
-    let guard = format!("CREATE INDEX {}", guard_sql(db, id, table)?);
-    let mut stmt = db.prepare("SELECT 1 FROM main.sqlite_schema WHERE type = 'index' AND sql = ?")?;
-    let mut row = stmt.start();
-    row.bind_text(&guard)?;
-    row.step()
 }
 
 pub(crate) fn rename_table(db: Db, id: u32, name: &str) -> Result<(), Error> {

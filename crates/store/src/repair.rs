@@ -35,12 +35,16 @@ impl Engine {
     /// finds out which clocks belong to which rows. Tables that are gone are forgotten.
     pub(crate) fn mend_guards(&self) -> Result<(), Error> {
         let mut unguarded = Vec::new();
-        for (id, recorded) in meta::recorded_tables(self.db)? {
-            let guarded = self.catalog.borrow().table_by_id(id).map(|table| table.name.to_string());
-            let restored = guarded.is_none();
-            let name = guarded.unwrap_or(recorded);
-            if meta::is_table(self.db, &name)? && !meta::is_guarded(self.db, id, &name)? {
-                unguarded.push((id, name, restored));
+        let catalog = self.catalog.borrow().clone();
+        for table in catalog.tables.iter().filter(|table| !catalog.is_guarded(table)) {
+            unguarded.push((table.id, table.name.to_string(), false));
+        }
+        if !catalog.dropped.is_empty() {
+            let recorded = meta::recorded_tables(self.db)?.into_iter();
+            for (id, name) in recorded.filter(|(id, _)| catalog.dropped.contains(id)) {
+                if meta::is_table(self.db, &name)? {
+                    unguarded.push((id, name, true));
+                }
             }
         }
         if unguarded.is_empty() && self.catalog.borrow().dropped.is_empty() {

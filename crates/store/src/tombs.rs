@@ -239,8 +239,11 @@ pub(crate) fn encode(max_dv: u64, tombs: &[(TombKey, Tomb)]) -> Vec<u8> {
 /// A tombstone that is written: its table, its key, and `None` when it is taken away.
 type News<'a> = (u32, &'a [u8], Option<Tomb>);
 
+/// A tombstone that stays, or is new.
+type Kept<'a> = (Cow<'a, [u8]>, Tomb);
+
 /// What a chunk holds once `news` are in it.
-fn merge<'a>(chunk: Option<&Chunk>, news: &[News<'a>]) -> Result<Vec<(Cow<'a, [u8]>, Tomb)>, DamagedRecord> {
+fn merge<'a>(chunk: Option<&Chunk>, news: &[News<'a>]) -> Result<Vec<Kept<'a>>, DamagedRecord> {
     let mut merged = Vec::with_capacity(news.len() + CHUNK_MAX);
     let mut news = news.iter().peekable();
     if let Some(chunk) = chunk {
@@ -452,7 +455,7 @@ mod tests {
             let mut writer = Writer::new(50);
             tombs.iter().for_each(|(key, tomb)| writer.push(key, tomb));
             let read = entries(50, &writer.out).expect("it was just written");
-            prop_assert_eq!(read.into_iter().collect::<BTreeMap<_, _>>(), tombs.clone());
+            prop_assert_eq!(&read.into_iter().collect::<BTreeMap<_, _>>(), &tombs);
             for len in 0..writer.out.len() {
                 let cut = entries(50, &writer.out[..len]);
                 prop_assert!(cut.is_err() || cut.is_ok_and(|cut| cut.len() < tombs.len()));

@@ -195,7 +195,7 @@ fn check_schema(engine: &Engine, manifest: &Manifest) -> Result<(), ImageError> 
         engine
             .check_table(&table.name)
             .map_err(|source| ImageError::Table { table: table.name.to_string(), source })?;
-        if !meta::is_guarded(engine.db, table.id, &table.name)? {
+        if !catalog.is_guarded(table) {
             return Err(ImageError::Foreign("a table has no guard"));
         }
     }
