@@ -178,12 +178,16 @@ fn offers_do_not_pile_up() {
 /// Two replicas that hold back for each other's snapshot do not wait for ever.
 #[test]
 fn asking_for_a_snapshot_releases() {
-    let mut lone = Lone::open();
-    lone.find_batch(0, "0@1", true);
+    let mut lone = Lone::new(config());
     lone.frame();
-    lone.input(Input::Hold);
-    lone.say(Message::Behind { snapshot: true });
+    lone.say(Message::Hello(Box::new(hello())));
     lone.poll();
+    lone.input(Input::Admitted(Ask::Log(None)));
+    lone.input(Input::Hold);
+    lone.check_said(Message::Pull { cursor: None, limit: 0 });
+    lone.say(Message::Pull { cursor: None, limit: 0 });
+    lone.say(Message::Behind { snapshot: true });
+    assert_eq!(lone.drain(), [Output::Event(Event::Open), Output::Event(Event::Behind { snapshot: true })]);
     lone.input(Input::Restart(Ask::Snapshot(None)));
     lone.check_said(Message::Fetch { resume: None, limit: config().window as u64 });
 }
