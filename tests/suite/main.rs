@@ -14,6 +14,7 @@ mod processes;
 mod replicas;
 mod scenario;
 mod schema_change;
+mod sessions;
 mod shell;
 mod snapshots;
 mod store;

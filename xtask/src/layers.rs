@@ -270,6 +270,17 @@ mod tests {
     }
 
     #[test]
+    fn the_protocol_knows_core_and_nothing_else() {
+        check(
+            &[("opor-sync-proto", &["opor-store", "clock"]), ("opor-store", &[]), ("clock", &["tokio"])],
+            &[
+                "opor-sync-proto -> opor-store: not among what it may use",
+                "opor-sync-proto -> clock -> tokio: opor-sync-proto must not reach tokio",
+            ],
+        );
+    }
+
+    #[test]
     fn the_facade_does_not_hold_the_hub() {
         check(
             &[("opor", &["opor-hub"]), ("opor-hub", &[])],

@@ -1,0 +1,424 @@
+//! The half of a session that takes: the log of the peer, or a snapshot of it.
+//!
+//! What came is applied in order, one item at a time, and acknowledged once the driver says that it is durable. The
+//! credit of the peer is what is not in use of the window, so what waits here has a limit in bytes, and one in items.
+
+use std::collections::VecDeque;
+
+use opor_core::DbVersion;
+
+use crate::assembly::Assembly;
+use crate::close::CloseReason;
+use crate::config::Config;
+use crate::cursor::Cursor;
+use crate::event::{Ask, Event, RequestId, Work};
+use crate::message::{Capabilities, Hello, Kind, Message, Offer, Resume};
+use crate::outbound::ITEMS_MAX;
+use crate::requests::Requests;
+use crate::time::MonoMillis;
+use crate::violation::Violation;
+
+/// What the peer gives.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    item_max: u64,
+    window: u64,
+    snapshots: bool,
+    feed: Feed,
+    /// The request that the peer has to be sent.
+    ask: Option<Ask>,
+    partial: Option<Assembly<Head>>,
+    /// Since when the partial item has not grown.
+    partial_since: Option<MonoMillis>,
+    waiting: VecDeque<Job>,
+    applying: Option<Applying>,
+    /// Items that began, in all.
+    items_begun: u64,
+    /// Items that are durable, in all, and what of it the peer has been told.
+    items_applied: u64,
+    items_told: u64,
+    bytes_received: u64,
+    bytes_applied: u64,
+    limit_told: u64,
+    /// No more credit is given for now.
+    is_held: bool,
+    credit_due: bool,
+    caught_up: bool,
+    behind: Option<bool>,
+}
+
+/// What is coming.
+#[derive(Debug)]
+enum Feed {
+    /// Nothing was asked for, or the peer cannot give what was.
+    Silent,
+    Log,
+    /// A snapshot was asked for.
+    Fetching {
+        resume: Option<Resume>,
+    },
+    Snapshot {
+        offer: Offer,
+        next: u64,
+    },
+    /// All chunks are here, and the snapshot is not installed yet.
+    Installing,
+}
+
+#[derive(Debug)]
+enum Head {
+    Changes { cursor: Cursor, done: bool },
+    Offer(Offer),
+    Chunk { index: u64 },
+}
+
+/// What waits to be applied.
+#[derive(Debug)]
+enum Job {
+    Item { head: Head, bytes: Vec<u8> },
+    Install(Offer),
+}
+
+/// What is being applied.
+#[derive(Debug)]
+struct Applying {
+    req: RequestId,
+    then: Then,
+}
+
+/// What an applied job leads to.
+#[derive(Debug)]
+enum Then {
+    /// An acknowledgement of an item of so many bytes.
+    Ack { bytes: u64, done: bool },
+    /// The log after the snapshot.
+    Pull(Cursor),
+}
+
+impl Inbound {
+    pub(crate) fn new(config: &Config, peer: &Hello, ask: Ask) -> Self {
+        let common = config.capabilities.common(peer.capabilities);
+        let mut inbound = Self {
+            item_max: config.item_max as u64,
+            window: config.window as u64,
+            snapshots: common.has(Capabilities::SNAPSHOT),
+            feed: Feed::Silent,
+            ask: None,
+            partial: None,
+            partial_since: None,
+            waiting: VecDeque::new(),
+            applying: None,
+            items_begun: 0,
+            items_applied: 0,
+            items_told: 0,
+            bytes_received: 0,
+            bytes_applied: 0,
+            limit_told: 0,
+            is_held: false,
+            credit_due: false,
+            caught_up: false,
+            behind: None,
+        };
+        inbound.ask(ask);
+        inbound
+    }
+
+    /// Asks the peer, where nothing is coming.
+    ///
+    /// # Panics
+    /// When something is.
+    pub(crate) fn ask(&mut self, ask: Ask) {
+        assert!(matches!(self.feed, Feed::Silent), "the peer is asked anew only when it is behind");
+        self.feed = match &ask {
+            Ask::Log(_) => Feed::Log,
+            Ask::Snapshot(_) if !self.snapshots => {
+                self.behind = Some(false);
+                return;
+            }
+            Ask::Snapshot(resume) => {
+                // Two replicas that hold back for each other's snapshot would wait for ever.
+                self.is_held = false;
+                Feed::Fetching { resume: resume.clone() }
+            }
+        };
+        self.ask = Some(ask);
+    }
+
+    /// A changeset begins.
+    pub(crate) fn changes(
+        &mut self,
+        (number, len): (u64, u64),
+        cursor: Cursor,
+        done: bool,
+        payload: &[u8],
+        now: MonoMillis,
+    ) -> Result<(), CloseReason> {
+        match &self.feed {
+            Feed::Log => self.begin((number, len), Head::Changes { cursor, done }, payload, now),
+            Feed::Silent | Feed::Fetching { .. } | Feed::Snapshot { .. } | Feed::Installing => {
+                Err(self.out_of_phase(Kind::Changes))
+            }
+        }
+    }
+
+    /// A chunk begins.
+    pub(crate) fn chunk(
+        &mut self,
+        (number, len): (u64, u64),
+        index: u64,
+        payload: &[u8],
+        now: MonoMillis,
+    ) -> Result<(), CloseReason> {
+        match &mut self.feed {
+            Feed::Snapshot { next, .. } => {
+                if index != *next {
+                    return Err(Violation::ChunkOrder { expected: *next, index }.into());
+                }
+                *next += 1;
+                self.begin((number, len), Head::Chunk { index }, payload, now)
+            }
+            Feed::Silent | Feed::Log | Feed::Fetching { .. } | Feed::Installing => {
+                Err(self.out_of_phase(Kind::Chunk))
+            }
+        }
+    }
+
+    fn begin(
+        &mut self,
+        (number, len): (u64, u64),
+        head: Head,
+        payload: &[u8],
+        now: MonoMillis,
+    ) -> Result<(), CloseReason> {
+        if number != self.items_begun || self.partial.is_some() {
+            return Err(Violation::ItemOrder { expected: self.items_begun, number }.into());
+        }
+        if self.items_begun - self.items_told >= ITEMS_MAX as u64 {
+            return Err(Violation::TooManyItems { max: ITEMS_MAX }.into());
+        }
+        self.items_begun += 1;
+        self.receive(payload)?;
+        self.partial = Some(Assembly::begin(number, len, head, payload, self.item_max)?);
+        self.grown(now);
+        Ok(())
+    }
+
+    /// More of the item under way.
+    pub(crate) fn part(
+        &mut self,
+        number: u64,
+        offset: u64,
+        payload: &[u8],
+        now: MonoMillis,
+    ) -> Result<(), CloseReason> {
+        if self.partial.is_none() {
+            return Err(Violation::PartOrder { number, offset, at: 0 }.into());
+        }
+        self.receive(payload)?;
+        let partial = self.partial.as_mut().expect("it was there just now");
+        partial.add(number, offset, payload)?;
+        self.grown(now);
+        Ok(())
+    }
+
+    /// Counts bytes against the credit.
+    fn receive(&mut self, payload: &[u8]) -> Result<(), Violation> {
+        self.bytes_received += payload.len() as u64;
+        if self.bytes_received > self.limit_told {
+            return Err(Violation::CreditOverrun { sent: self.bytes_received, limit: self.limit_told });
+        }
+        Ok(())
+    }
+
+    /// The partial item has grown; when it is whole it waits to be applied.
+    fn grown(&mut self, now: MonoMillis) {
+        self.partial_since = Some(now);
+        if !self.partial.as_ref().is_some_and(Assembly::is_whole) {
+            return;
+        }
+        let (head, bytes) = self.partial.take().expect("it is whole").finish();
+        self.waiting.push_back(Job::Item { head, bytes });
+        if let Feed::Snapshot { offer, next, .. } = &self.feed
+            && *next == offer.chunks
+        {
+            self.waiting.push_back(Job::Install(offer.clone()));
+            self.feed = Feed::Installing;
+        }
+    }
+
+    /// The peer says that it cannot go on, or has no snapshot.
+    pub(crate) fn behind(&mut self, snapshot: bool) -> Result<(), CloseReason> {
+        match &self.feed {
+            Feed::Log | Feed::Fetching { .. } | Feed::Snapshot { .. } if self.partial.is_none() => {
+                self.feed = Feed::Silent;
+                self.behind = Some(snapshot && self.snapshots);
+                Ok(())
+            }
+            Feed::Silent | Feed::Log | Feed::Fetching { .. } | Feed::Snapshot { .. } | Feed::Installing => {
+                Err(self.out_of_phase(Kind::Behind))
+            }
+        }
+    }
+
+    /// The peer says which snapshot comes, and its manifest begins.
+    pub(crate) fn offer(
+        &mut self,
+        (number, len): (u64, u64),
+        offer: Offer,
+        payload: &[u8],
+        now: MonoMillis,
+    ) -> Result<(), CloseReason> {
+        match &self.feed {
+            Feed::Fetching { resume } => {
+                let continues = resume.as_ref().is_some_and(|resume| resume.id == offer.id);
+                let first_max = resume.as_ref().filter(|_| continues).map_or(0, |resume| resume.index);
+                if offer.first > first_max {
+                    return Err(Violation::OfferStart { first: offer.first }.into());
+                }
+                self.feed = Feed::Snapshot { next: offer.first, offer: offer.clone() };
+                self.begin((number, len), Head::Offer(offer), payload, now)
+            }
+            Feed::Silent | Feed::Log | Feed::Snapshot { .. } | Feed::Installing => {
+                Err(self.out_of_phase(Kind::Offer))
+            }
+        }
+    }
+
+    fn out_of_phase(&self, kind: Kind) -> CloseReason {
+        let during = match self.feed {
+            Feed::Silent => "when nothing was asked for",
+            Feed::Log => "while the log comes",
+            Feed::Fetching { .. } => "before a snapshot is offered",
+            Feed::Snapshot { .. } => "while a snapshot comes",
+            Feed::Installing => "before the snapshot is installed",
+        };
+        Violation::OutOfPhase { kind, during }.into()
+    }
+
+    /// The next thing to apply.
+    pub(crate) fn poll_apply(&mut self, requests: &mut Requests) -> Option<(RequestId, Work)> {
+        if self.applying.is_some() {
+            return None;
+        }
+        let (work, then) = match self.waiting.pop_front()? {
+            Job::Item { head, bytes } => {
+                let len = bytes.len() as u64;
+                let (work, done) = match head {
+                    Head::Changes { cursor, done } => (Work::Changes { changeset: bytes, cursor }, done),
+                    Head::Offer(offer) => (Work::Offer { offer, manifest: bytes }, false),
+                    Head::Chunk { index } => (Work::Chunk { index, bytes }, false),
+                };
+                (work, Then::Ack { bytes: len, done })
+            }
+            Job::Install(offer) => {
+                let cursor = offer.cursor.clone();
+                (Work::Install(offer), Then::Pull(cursor))
+            }
+        };
+        let req = requests.next();
+        self.applying = Some(Applying { req, then });
+        Some((req, work))
+    }
+
+    /// What was being applied is durable.
+    pub(crate) fn applied(
+        &mut self,
+        req: RequestId,
+        version: Option<DbVersion>,
+        requests: &mut Requests,
+        now: MonoMillis,
+    ) {
+        let then = self.take_applying(req);
+        // The peer may have waited for the credit that is free only now.
+        self.partial_since = Some(now);
+        if let Some(version) = version {
+            requests.note(version);
+        }
+        match then {
+            Then::Ack { bytes, done } => {
+                self.items_applied += 1;
+                self.bytes_applied += bytes;
+                self.caught_up |= done;
+            }
+            Then::Pull(cursor) => {
+                requests.forget_echoes();
+                self.feed = Feed::Silent;
+                self.ask(Ask::Log(Some(cursor)));
+            }
+        }
+    }
+
+    /// What was being applied cannot be taken.
+    pub(crate) fn rejected(&mut self, req: RequestId) {
+        self.take_applying(req);
+    }
+
+    fn take_applying(&mut self, req: RequestId) -> Then {
+        let applying = self.applying.take().expect("an answer belongs to what is being applied");
+        assert_eq!(applying.req, req, "an answer belongs to what is being applied");
+        applying.then
+    }
+
+    /// How much the peer may send in all. What came and is not durable fills the window.
+    fn limit(&self) -> u64 {
+        if self.is_held { self.limit_told } else { self.bytes_applied.saturating_add(self.window) }
+    }
+
+    /// Gives the peer no more credit than it has.
+    pub(crate) const fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    /// Gives credit again.
+    pub(crate) const fn release(&mut self) {
+        self.credit_due |= self.is_held;
+        self.is_held = false;
+    }
+
+    /// The next frame: an acknowledgement, or what is asked.
+    pub(crate) fn poll_send(&mut self, count: u8) -> Option<Vec<u8>> {
+        let limit = self.limit();
+        if let Some(ask) = self.ask.take() {
+            self.limit_told = limit;
+            self.credit_due = false;
+            return Some(match ask {
+                Ask::Log(cursor) => Message::Pull { cursor, limit }.to_bytes(count),
+                Ask::Snapshot(resume) => Message::Fetch { resume, limit }.to_bytes(count),
+            });
+        }
+        let credit_due = std::mem::take(&mut self.credit_due);
+        if self.items_applied == self.items_told && !credit_due {
+            return None;
+        }
+        self.items_told = self.items_applied;
+        self.limit_told = limit;
+        Some(Message::Ack { items: self.items_applied, limit }.to_bytes(count))
+    }
+
+    /// The next thing to know.
+    pub(crate) fn poll_event(&mut self) -> Option<Event> {
+        if std::mem::take(&mut self.caught_up) {
+            return Some(Event::CaughtUp);
+        }
+        // The driver decides how to go on from what it holds; and a peer that offers and takes back in turns has no more
+        // than one offer waiting here.
+        let is_idle = self.waiting.is_empty() && self.applying.is_none();
+        self.behind.take_if(|_| is_idle).map(|snapshot| Event::Behind { snapshot })
+    }
+
+    /// Since when the rest of an item is waited for. While something is applied the peer may lack the credit for it.
+    pub(crate) fn waiting_since(&self) -> Option<MonoMillis> {
+        let owed = self.partial.is_some() && self.applying.is_none() && self.waiting.is_empty();
+        self.partial_since.filter(|_| owed)
+    }
+
+    /// Bytes and entries held: what a test of bounds looks at.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        let waiting = self.waiting.iter().map(|job| match job {
+            Job::Item { bytes, .. } => bytes.len(),
+            Job::Install(_) => 0,
+        });
+        let partial = self.partial.as_ref().map_or(0, Assembly::held);
+        (partial + waiting.sum::<usize>(), self.waiting.len())
+    }
+}

@@ -1,0 +1,417 @@
+//! The half of a session that gives: the log of this replica, or a snapshot of it, to the peer.
+//!
+//! One item is in hand at a time: it is read, cut into frames, sent, and only then is the next one read. So however
+//! slow the peer is, what waits here is one item.
+
+use std::collections::VecDeque;
+
+use crate::close::CloseReason;
+use crate::config::Config;
+use crate::cursor::Cursor;
+use crate::event::{Found, RequestId, Wanted};
+use crate::message::{HEAD_LEN_MAX, Hello, Kind, Message, Offer, Resume};
+use crate::requests::Requests;
+use crate::time::MonoMillis;
+use crate::violation::Violation;
+
+/// Items under way, sent and not yet acknowledged. Enough to keep a link busy with single commits while the peer
+/// stores them; the bytes are limited by the credit.
+pub(crate) const ITEMS_MAX: usize = 64;
+
+/// What the peer gets.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    /// What the peer says it takes, and what this side holds at once.
+    item_max: u64,
+    payload_max: usize,
+    changes_max: usize,
+    compress: bool,
+    snapshots: bool,
+    source: Source,
+    reading: Option<RequestId>,
+    item: Option<Item>,
+    /// For each item sent and not acknowledged: where the peer stands once it holds it; none for what is of a snapshot.
+    unacked: VecDeque<Option<Cursor>>,
+    items_sent: u64,
+    items_acked: u64,
+    bytes_sent: u64,
+    limit: u64,
+    /// Since when the peer owes an acknowledgement or credit.
+    waiting_since: Option<MonoMillis>,
+    acknowledged: Option<Cursor>,
+}
+
+/// Where items come from.
+#[derive(Debug)]
+enum Source {
+    /// The peer asked for nothing, or has to ask anew.
+    Idle {
+        told: Told,
+    },
+    Log(Log),
+    /// A snapshot was asked for and is being looked for.
+    Opening {
+        resume: Option<Resume>,
+    },
+    Snapshot {
+        offer: Offer,
+        next: u64,
+    },
+}
+
+/// What the peer has to be told before it asks anew.
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    /// Nothing: it has not asked yet, or has all it asked for.
+    Nothing,
+    /// That it is behind; still to be told.
+    Due { snapshot: bool },
+    /// That it is behind.
+    Behind,
+}
+
+#[derive(Debug)]
+struct Log {
+    /// Up to where the log was read.
+    cursor: Option<Cursor>,
+    /// What the peer says it holds, until a read has shown that it is of the history here.
+    held: Option<Cursor>,
+    /// Whether there may be more to read.
+    more: bool,
+    /// How many changes to read at most: fewer after a piece that was too large for the peer.
+    changes_max: usize,
+    /// Whether the peer has been told once that it has all.
+    caught_up: bool,
+    /// Since when the peer does not know that the cursor moved.
+    untold_since: Option<MonoMillis>,
+}
+
+/// What is being sent.
+#[derive(Debug)]
+struct Item {
+    head: Head,
+    bytes: Vec<u8>,
+    sent: usize,
+    begun: bool,
+}
+
+#[derive(Debug)]
+enum Head {
+    Changes { cursor: Cursor, done: bool },
+    Offer(Offer),
+    Chunk { index: u64 },
+}
+
+impl Outbound {
+    pub(crate) fn new(config: &Config, peer: &Hello) -> Self {
+        let frame_max = peer.frame_max.min(config.frame_max as u64) as usize;
+        let common = config.capabilities.common(peer.capabilities);
+        Self {
+            item_max: peer.item_max.min(config.item_max as u64),
+            payload_max: frame_max - HEAD_LEN_MAX,
+            changes_max: config.changes_max,
+            compress: common.has(crate::Capabilities::ZSTD),
+            snapshots: common.has(crate::Capabilities::SNAPSHOT),
+            source: Source::Idle { told: Told::Nothing },
+            reading: None,
+            item: None,
+            unacked: VecDeque::new(),
+            items_sent: 0,
+            items_acked: 0,
+            bytes_sent: 0,
+            limit: 0,
+            waiting_since: None,
+            acknowledged: None,
+        }
+    }
+
+    /// The peer asks for the log.
+    pub(crate) fn pull(&mut self, cursor: Option<Cursor>, limit: u64) -> Result<(), CloseReason> {
+        self.check_idle(Kind::Pull)?;
+        self.raise(limit)?;
+        self.source = Source::Log(Log {
+            held: cursor.clone(),
+            cursor,
+            more: true,
+            changes_max: self.changes_max,
+            caught_up: false,
+            untold_since: None,
+        });
+        Ok(())
+    }
+
+    /// The peer asks for a snapshot.
+    pub(crate) fn fetch(&mut self, resume: Option<Resume>, limit: u64) -> Result<(), CloseReason> {
+        if !self.snapshots {
+            return Err(Violation::NoSnapshots.into());
+        }
+        self.check_idle(Kind::Fetch)?;
+        self.raise(limit)?;
+        self.source = Source::Opening { resume };
+        Ok(())
+    }
+
+    /// A peer asks once, and again only when it is told to, or has the whole snapshot.
+    fn check_idle(&self, kind: Kind) -> Result<(), Violation> {
+        let during = match &self.source {
+            Source::Idle { told: Told::Nothing | Told::Behind } => return Ok(()),
+            Source::Idle { told: Told::Due { .. } } | Source::Log(_) => "while the log is sent",
+            Source::Opening { .. } | Source::Snapshot { .. } => "while a snapshot is sent",
+        };
+        Err(Violation::OutOfPhase { kind, during })
+    }
+
+    /// Credit never shrinks.
+    fn raise(&mut self, limit: u64) -> Result<(), Violation> {
+        if limit < self.limit {
+            return Err(Violation::AckBack);
+        }
+        self.limit = limit;
+        Ok(())
+    }
+
+    /// The peer says what is durable there.
+    pub(crate) fn ack(&mut self, items: u64, limit: u64, now: MonoMillis) -> Result<(), CloseReason> {
+        if items > self.items_sent {
+            return Err(Violation::AckAhead { items, sent: self.items_sent }.into());
+        }
+        if items < self.items_acked {
+            return Err(Violation::AckBack.into());
+        }
+        let progress = items > self.items_acked || limit > self.limit;
+        self.raise(limit)?;
+        let covered = (items - self.items_acked) as usize;
+        if let Some(cursor) = self.unacked.drain(..covered).flatten().last() {
+            self.acknowledged = Some(cursor);
+        }
+        self.items_acked = items;
+        if progress {
+            self.waiting_since = self.owed().then_some(now);
+        }
+        Ok(())
+    }
+
+    /// Whether the peer owes something: an acknowledgement, or credit for what is in hand.
+    fn owed(&self) -> bool {
+        !self.unacked.is_empty() || self.item.is_some()
+    }
+
+    /// Something was committed here.
+    pub(crate) fn commit(&mut self) {
+        if let Source::Log(log) = &mut self.source {
+            log.more = true;
+        }
+    }
+
+    /// What the store found.
+    pub(crate) fn read(
+        &mut self,
+        req: RequestId,
+        found: Found,
+        requests: &mut Requests,
+        now: MonoMillis,
+    ) -> Result<(), CloseReason> {
+        assert_eq!(self.reading.take(), Some(req), "an answer belongs to the read that is under way");
+        match (&mut self.source, found) {
+            (Source::Log(_), Found::Batch { changeset, cursor, done }) => {
+                self.batch(changeset, cursor, done, now)
+            }
+            (Source::Log(_), Found::Behind) => {
+                requests.forget_echoes();
+                // What is acknowledged from now on is of a history that is gone.
+                self.unacked.iter_mut().for_each(|cursor| *cursor = None);
+                self.source = Source::Idle { told: Told::Due { snapshot: self.snapshots } };
+                Ok(())
+            }
+            (Source::Opening { resume }, Found::Snapshot { offer, manifest }) => {
+                let continues = resume.as_ref().is_some_and(|resume| resume.id == offer.id);
+                let first_max = resume.as_ref().filter(|_| continues).map_or(0, |resume| resume.index);
+                assert!(offer.first <= first_max, "a snapshot begins where the peer can go on, or at 0");
+                assert!(offer.first < offer.chunks, "a snapshot has a chunk to send");
+                self.source = Source::Snapshot { next: offer.first, offer: offer.clone() };
+                self.take_in_hand(Head::Offer(offer), manifest, now)
+            }
+            (Source::Opening { .. }, Found::NoSnapshot | Found::Behind)
+            | (Source::Snapshot { .. }, Found::NoSnapshot | Found::Behind) => {
+                self.source = Source::Idle { told: Told::Due { snapshot: false } };
+                Ok(())
+            }
+            (Source::Snapshot { next, .. }, Found::Chunk(bytes)) => {
+                let head = Head::Chunk { index: *next };
+                *next += 1;
+                self.take_in_hand(head, bytes, now)
+            }
+            (source, found) => panic!("{found:?} is no answer to what was read for {source:?}"),
+        }
+    }
+
+    fn batch(
+        &mut self,
+        changeset: Vec<u8>,
+        cursor: Cursor,
+        done: bool,
+        now: MonoMillis,
+    ) -> Result<(), CloseReason> {
+        let Source::Log(log) = &mut self.source else { unreachable!("a batch is of the log") };
+        if let Some(held) = log.held.take() {
+            self.acknowledged.get_or_insert(held);
+        }
+        if changeset.len() as u64 > self.item_max && log.changes_max > 1 {
+            // The cursor stays, so the same changes are read again, fewer at a time.
+            log.changes_max /= 2;
+            log.more = true;
+            return Ok(());
+        }
+        log.changes_max = log.changes_max.saturating_mul(2).min(self.changes_max);
+        log.more |= !done;
+        log.cursor = Some(cursor.clone());
+        let first_end = done && !log.caught_up;
+        log.caught_up |= done;
+        if changeset.is_empty() && !first_end {
+            log.untold_since.get_or_insert(now);
+            return Ok(());
+        }
+        log.untold_since = None;
+        self.take_in_hand(Head::Changes { cursor, done }, changeset, now)
+    }
+
+    fn take_in_hand(&mut self, head: Head, bytes: Vec<u8>, now: MonoMillis) -> Result<(), CloseReason> {
+        let (len, max) = (bytes.len() as u64, self.item_max);
+        if len > max {
+            return Err(CloseReason::TooLarge { len, max });
+        }
+        self.waiting_since.get_or_insert(now);
+        self.item = Some(Item { head, bytes, sent: 0, begun: false });
+        Ok(())
+    }
+
+    /// Whether another item may be under way.
+    fn has_room(&self) -> bool {
+        self.unacked.len() < ITEMS_MAX
+    }
+
+    /// What has to be read next. Nothing is read for a peer that takes nothing now: it may for long.
+    pub(crate) fn poll_read(&mut self, requests: &mut Requests) -> Option<(RequestId, Wanted)> {
+        if self.reading.is_some() || self.item.is_some() || !self.has_room() || self.limit == self.bytes_sent
+        {
+            return None;
+        }
+        let wanted = match &mut self.source {
+            Source::Log(log) if log.more => {
+                log.more = false;
+                Wanted::Log {
+                    cursor: log.cursor.clone(),
+                    changes_max: log.changes_max,
+                    echoes: requests.echoes(),
+                    compress: self.compress,
+                }
+            }
+            Source::Opening { resume } => {
+                Wanted::Snapshot { resume: resume.clone(), item_max: self.item_max }
+            }
+            Source::Snapshot { offer, next } if *next < offer.chunks => {
+                Wanted::Chunk { id: offer.id.clone(), index: *next }
+            }
+            Source::Idle { .. } | Source::Log(_) | Source::Snapshot { .. } => return None,
+        };
+        let req = requests.next();
+        self.reading = Some(req);
+        Some((req, wanted))
+    }
+
+    /// The next frame.
+    pub(crate) fn poll_send(&mut self, count: u8, now: MonoMillis) -> Option<Vec<u8>> {
+        match &mut self.source {
+            Source::Idle { told: told @ Told::Due { .. } } => {
+                let Told::Due { snapshot } = std::mem::replace(told, Told::Behind) else {
+                    unreachable!("it is due")
+                };
+                Some(Message::Behind { snapshot }.to_bytes(count))
+            }
+            Source::Idle { .. } | Source::Log(_) | Source::Opening { .. } | Source::Snapshot { .. } => {
+                self.poll_part(count, now)
+            }
+        }
+    }
+
+    /// The next part of the item in hand, if there is credit for it.
+    fn poll_part(&mut self, count: u8, now: MonoMillis) -> Option<Vec<u8>> {
+        let item = self.item.as_mut()?;
+        let end = item.bytes.len().min(item.sent + self.payload_max);
+        let payload = &item.bytes[item.sent..end];
+        if payload.len() as u64 > self.limit - self.bytes_sent {
+            return None;
+        }
+        let (number, len) = (self.items_sent, item.bytes.len() as u64);
+        let message = match &item.head {
+            _ if item.begun => Message::Part { number, offset: item.sent as u64, payload },
+            Head::Changes { cursor, done } => {
+                Message::Changes { number, len, cursor: cursor.clone(), done: *done, payload }
+            }
+            Head::Offer(offer) => Message::Offer { number, len, offer: offer.clone(), payload },
+            Head::Chunk { index } => Message::Chunk { number, len, index: *index, payload },
+        };
+        let frame = message.to_bytes(count);
+        self.bytes_sent += payload.len() as u64;
+        item.sent = end;
+        item.begun = true;
+        if self.unacked.is_empty() {
+            // A long item over a slow link is progress; with others unacknowledged only an acknowledgement is.
+            self.waiting_since = Some(now);
+        }
+        if item.sent == item.bytes.len() {
+            self.finish_item();
+        }
+        Some(frame)
+    }
+
+    fn finish_item(&mut self) {
+        let item = self.item.take().expect("its last part was sent just now");
+        self.items_sent += 1;
+        self.unacked.push_back(match item.head {
+            Head::Changes { cursor, .. } => Some(cursor),
+            Head::Offer(_) | Head::Chunk { .. } => None,
+        });
+        if let Source::Snapshot { offer, next, .. } = &self.source
+            && *next == offer.chunks
+        {
+            self.source = Source::Idle { told: Told::Nothing };
+        }
+    }
+
+    /// Up to where the peer holds the log, if it said so since the last call.
+    pub(crate) fn poll_acknowledged(&mut self) -> Option<Cursor> {
+        self.acknowledged.take()
+    }
+
+    /// When the peer has to be told that its cursor moved.
+    pub(crate) fn tell_at(&self, after_ms: u64) -> Option<MonoMillis> {
+        match &self.source {
+            Source::Log(log) if self.reading.is_none() && self.item.is_none() && self.has_room() => {
+                log.untold_since.map(|since| since + after_ms)
+            }
+            _ => None,
+        }
+    }
+
+    /// Takes the moved cursor in hand, as an item without changes.
+    pub(crate) fn tell(&mut self, now: MonoMillis) {
+        let Source::Log(log) = &mut self.source else { return };
+        log.untold_since = None;
+        let (cursor, done) = (log.cursor.clone(), !log.more);
+        if let Some(cursor) = cursor {
+            let taken = self.take_in_hand(Head::Changes { cursor, done }, Vec::new(), now);
+            assert_eq!(taken, Ok(()), "an item without bytes is never too large");
+        }
+    }
+
+    /// Since when the peer owes an acknowledgement or credit.
+    pub(crate) fn waiting_since(&self) -> Option<MonoMillis> {
+        self.waiting_since.filter(|_| self.owed())
+    }
+
+    /// Bytes and entries held: what a test of bounds looks at.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        (self.item.as_ref().map_or(0, |item| item.bytes.len()), self.unacked.len())
+    }
+}
