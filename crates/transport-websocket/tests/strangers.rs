@@ -67,7 +67,7 @@ async fn answered(answer: &'static str) -> Result<TransportError, Box<dyn Error 
     };
     let (served, dialled) = tokio::join!(serving, dialer.dial());
     served?;
-    let error = dialled.err().expect("no WebSocket answered");
+    let error = dialled.expect_err("no WebSocket answered");
     assert!(!format!("{error:?}").contains("hidden"), "{error:?}");
     Ok(error)
 }
@@ -100,7 +100,7 @@ async fn a_server_that_never_answers_is_given_up() -> Outcome {
     let server = TcpListener::bind("127.0.0.1:0").await?;
     let dialer = WebSocketDialer::new(&format!("ws://{}/", server.local_addr()?))?;
     let dialer = dialer.with_connect_timeout(Duration::from_millis(50));
-    let error = dialer.dial().await.err().expect("nobody answers");
+    let error = dialer.dial().await.expect_err("nobody answers");
     assert_eq!(error.kind(), Kind::TimedOut);
     Ok(())
 }
@@ -113,7 +113,7 @@ async fn a_server_without_our_subprotocol_is_incompatible() -> Outcome {
         async { Ok::<_, Box<dyn Error + Send + Sync>>(accept_async(server.accept().await?.0).await?) };
     let (served, dialled) = tokio::join!(serving, dialer.dial());
     let _socket = served?;
-    assert_eq!(dialled.err().expect("it speaks something else").kind(), Kind::Incompatible);
+    assert_eq!(dialled.expect_err("it speaks something else").kind(), Kind::Incompatible);
     Ok(())
 }
 
@@ -154,7 +154,7 @@ async fn the_judge_decides_before_the_upgrade() -> Outcome {
     for (path, token, status) in
         [("garden?as=phone", "wrong", "401"), ("garden", "right", "401"), ("closed", "right", "403")]
     {
-        let error = dialer(path, token)?.dial().await.err().expect("it is not let in");
+        let error = dialer(path, token)?.dial().await.expect_err("it is not let in");
         assert_eq!(error.kind(), Kind::Refused, "{error}");
         assert!(error.to_string().contains(status) && !error.worth_retry(), "{error}");
         assert!(!format!("{error:?}").contains(token), "{error:?}");
@@ -166,7 +166,7 @@ async fn the_judge_decides_before_the_upgrade() -> Outcome {
 #[tokio::test]
 async fn a_token_that_is_no_header_is_refused_unseen() {
     let dialer = WebSocketDialer::new("ws://localhost/").expect("an address");
-    let error = dialer.with_bearer("secret\r\nx: y").err().expect("no header holds it");
+    let error = dialer.with_bearer("secret\r\nx: y").expect_err("no header holds it");
     assert_eq!(error.kind(), Kind::Misconfigured);
     assert!(!format!("{error:?}").contains("secret"), "{error:?}");
 }
@@ -215,9 +215,9 @@ async fn breaks_the_rules(messages: Vec<Message>) -> Outcome {
         socket.send(message).await?;
     }
     for _ in 0..2 {
-        assert_eq!(receiver.recv().await.err().expect("nothing is given of it").kind(), Kind::Incompatible);
+        assert_eq!(receiver.recv().await.expect_err("nothing is given of it").kind(), Kind::Incompatible);
     }
-    assert_eq!(sender.send(Bytes::new()).await.err().expect("the link is lost").kind(), Kind::Incompatible);
+    assert_eq!(sender.send(Bytes::new()).await.expect_err("the link is lost").kind(), Kind::Incompatible);
     match socket.next().await {
         Some(Ok(Message::Close(Some(frame)))) => {
             assert_eq!(u16::from(frame.code), CloseCode::VIOLATION.number())
@@ -294,7 +294,7 @@ async fn an_end_without_a_close_is_a_loss() -> Outcome {
             socket.get_ref().set_zero_linger()?;
         }
         drop(socket);
-        assert_eq!(receiver.recv().await.err().expect("a loss").kind(), Kind::Lost);
+        assert_eq!(receiver.recv().await.expect_err("a loss").kind(), Kind::Lost);
     }
     Ok(())
 }
@@ -321,7 +321,7 @@ async fn a_socket_without_bounds_is_no_link() -> Outcome {
     ] {
         let (io, _peer) = tokio::io::duplex(64);
         let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-        let error = link(socket, Peer::new("peer")).err().expect("it has no bounds");
+        let error = link(socket, Peer::new("peer")).expect_err("it has no bounds");
         assert_eq!(error.kind(), Kind::Misconfigured);
     }
     Ok(())
@@ -331,7 +331,7 @@ async fn a_socket_without_bounds_is_no_link() -> Outcome {
 async fn an_address_that_is_taken_cannot_be_had() -> Outcome {
     let taken = TcpListener::bind("127.0.0.1:0").await?;
     let error = WebSocketListener::bind(taken.local_addr()?, ListenOptions::default());
-    assert_eq!(error.err().expect("it is taken").kind(), Kind::Misconfigured);
+    assert_eq!(error.expect_err("it is taken").kind(), Kind::Misconfigured);
     Ok(())
 }
 
@@ -345,7 +345,7 @@ async fn who_cannot_be_trusted_is_not_spoken_to() -> Outcome {
     let mut secure = listen(ListenOptions::default().with_tls(server))?;
     let dialer = WebSocketDialer::new(secure.address())?;
     // A certificate of its own, where one of the web's authorities is due.
-    let error = dialer.dial().await.err().expect("nobody vouches for it");
+    let error = dialer.dial().await.expect_err("nobody vouches for it");
     assert_eq!(error.kind(), Kind::Misconfigured, "{error:?}");
     dials(&dialer.with_tls(client.clone()), &mut secure).await?;
 
@@ -353,12 +353,12 @@ async fn who_cannot_be_trusted_is_not_spoken_to() -> Outcome {
     let plain = listen(ListenOptions::default())?;
     let dialer = WebSocketDialer::new(&plain.address().replace("ws:", "wss:"))?.with_tls(client);
     assert!(matches!(
-        dialer.dial().await.err().expect("no TLS there").kind(),
+        dialer.dial().await.expect_err("no TLS there").kind(),
         Kind::Incompatible | Kind::Unreachable
     ));
     let dialer = WebSocketDialer::new(&secure.address().replace("wss:", "ws:"))?;
     assert!(matches!(
-        dialer.dial().await.err().expect("TLS there").kind(),
+        dialer.dial().await.expect_err("TLS there").kind(),
         Kind::Incompatible | Kind::Unreachable
     ));
     Ok(())
