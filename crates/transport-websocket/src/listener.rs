@@ -1,0 +1,206 @@
+//! Listening.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use opor_transport_traits::{Link, Listener, Peer, TransportError, TransportErrorKind as Kind, async_trait};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::accept_hdr_async_with_config;
+
+use crate::halves::link;
+use crate::handshake::{Knock, Verdict, answer};
+use crate::socket::socket_config;
+use crate::tcp;
+
+/// How long a dialer has for its handshake unless told otherwise.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How many handshakes are under way at once. Each holds a socket and some KiB until its time is over.
+const HANDSHAKES_MAX: usize = 512;
+
+/// How many links wait to be accepted; further ones wait with their handshakes.
+const READY_MAX: usize = 64;
+
+/// How long to wait when the system cannot give us a connection, for want of file descriptors, say.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+type Judge = dyn Fn(&Knock<'_>) -> Verdict + Send + Sync;
+
+/// How a listener treats those who dial.
+#[derive(Clone)]
+pub struct ListenOptions {
+    handshake_timeout: Duration,
+    judge: Arc<Judge>,
+    #[cfg(feature = "tls")]
+    tls: Option<tokio_rustls::TlsAcceptor>,
+}
+
+impl Default for ListenOptions {
+    /// Everybody is let in, over plain TCP.
+    fn default() -> Self {
+        Self {
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            judge: Arc::new(|_: &Knock<'_>| Verdict::Welcome),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}
+
+impl ListenOptions {
+    /// Gives up on a dialer that has not completed its handshake after so long.
+    #[must_use]
+    pub fn with_handshake_timeout(mut self, handshake_timeout: Duration) -> Self {
+        self.handshake_timeout = handshake_timeout;
+        self
+    }
+
+    /// Asks this function who is let in, before the upgrade. It is called on the runtime, so it must not block.
+    #[must_use]
+    pub fn with_judge(mut self, judge: impl Fn(&Knock<'_>) -> Verdict + Send + Sync + 'static) -> Self {
+        self.judge = Arc::new(judge);
+        self
+    }
+
+    /// Listens for `wss://`, with the certificate of this configuration.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn with_tls(mut self, config: Arc<rustls::ServerConfig>) -> Self {
+        self.tls = Some(config.into());
+        self
+    }
+
+    fn scheme(&self) -> &'static str {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return "wss";
+        }
+        "ws"
+    }
+}
+
+impl fmt::Debug for ListenOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListenOptions")
+            .field("scheme", &self.scheme())
+            .field("handshake_timeout", &self.handshake_timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Listens on a TCP port and does the upgrade itself: for peers that reach each other directly. A web server hands its
+/// sockets to [`link`](crate::link) instead.
+#[derive(Debug)]
+pub struct WebSocketListener {
+    address: String,
+    links: mpsc::Receiver<Link>,
+    task: JoinHandle<()>,
+}
+
+impl WebSocketListener {
+    /// Listens at an address; port 0 lets the system choose one.
+    ///
+    /// # Errors
+    /// `Misconfigured`, when the address cannot be had: it is taken, not ours, or not allowed.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with IO.
+    pub fn bind(address: SocketAddr, options: ListenOptions) -> Result<Self, TransportError> {
+        let listener = tcp::listen(address).map_err(|error| cannot_listen(address).with_source(error))?;
+        let address = listener.local_addr().map_err(|error| cannot_listen(address).with_source(error))?;
+        Ok(Self::over(listener, address, options))
+    }
+
+    fn over(listener: TcpListener, address: SocketAddr, options: ListenOptions) -> Self {
+        let address = format!("{}://{address}/", options.scheme());
+        let (ready, links) = mpsc::channel(READY_MAX);
+        let task = tokio::spawn(welcome_all(listener, ready, options));
+        Self { address, links, task }
+    }
+}
+
+fn cannot_listen(address: SocketAddr) -> TransportError {
+    TransportError::new(Kind::Misconfigured, format!("websocket: listening at {address}"))
+}
+
+#[async_trait]
+impl Listener for WebSocketListener {
+    fn address(&self) -> &str {
+        &self.address
+    }
+
+    async fn accept(&mut self) -> Result<Link, TransportError> {
+        let gone = || TransportError::new(Kind::Exhausted, "websocket: the runtime that listened has ended");
+        self.links.recv().await.ok_or_else(gone)
+    }
+}
+
+impl Drop for WebSocketListener {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn welcome_all(listener: TcpListener, ready: mpsc::Sender<Link>, options: ListenOptions) {
+    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        let place = places.clone().acquire_owned().await.expect("the semaphore is not closed");
+        match listener.accept().await {
+            Ok((stream, from)) => {
+                let visit = Visit { ready: ready.clone(), options: options.clone(), from, _place: place };
+                drop(tokio::spawn(visit.welcome(stream)));
+            }
+            Err(_) => sleep(ACCEPT_PAUSE).await,
+        }
+    }
+}
+
+/// One handshake, in a task of its own: who is slow here is slow alone, and who fails here fails alone.
+struct Visit {
+    ready: mpsc::Sender<Link>,
+    options: ListenOptions,
+    from: SocketAddr,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Visit {
+    async fn welcome(self, stream: TcpStream) {
+        tokio::select! {
+            biased;
+            () = self.ready.closed() => {}
+            upgraded = timeout(self.options.handshake_timeout, self.upgrade(stream)) => {
+                if let Ok(Some(link)) = upgraded {
+                    // Where the listener has been dropped meanwhile, the link is dropped too, and the dialer sees it lost.
+                    let _ = self.ready.send(link).await;
+                }
+            }
+        }
+    }
+
+    /// A link, or nothing when the handshake fails.
+    async fn upgrade(&self, stream: TcpStream) -> Option<Link> {
+        stream.set_nodelay(true).ok()?;
+        #[cfg(feature = "tls")]
+        if let Some(acceptor) = &self.options.tls {
+            return self.shake_hands(acceptor.accept(stream).await.ok()?).await;
+        }
+        self.shake_hands(stream).await
+    }
+
+    async fn shake_hands<S>(&self, stream: S) -> Option<Link>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        #[expect(clippy::result_large_err, reason = "the library wants the answer itself")]
+        let callback =
+            |request: &_, response| answer(request, response, self.from, |knock| (self.options.judge)(knock));
+        let socket = accept_hdr_async_with_config(stream, callback, Some(socket_config())).await.ok()?;
+        link(socket, Peer::new(format!("{}:{}", self.options.scheme(), self.from))).ok()
+    }
+}
