@@ -2,7 +2,8 @@
 
 mod common;
 
-use opor_store::{OpenOptions, Store};
+use opor_core::Changeset;
+use opor_store::{ApplyOptions, OpenOptions, Store};
 use opor_sync::{Ended, Refusal, StartError, SyncEvent, SyncStatus};
 use opor_transport_memory::MemoryNetwork;
 
@@ -254,4 +255,26 @@ async fn what_cannot_work_does_not_start() {
     replica.store.clone().close();
     let started = replica.sync().start().await;
     assert!(matches!(started, Err(StartError::Store(_))), "{started:?}");
+}
+
+/// A cursor of a history that the peer does not have any more: starting over would not bring its deletes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_needs_a_snapshot_is_told_and_does_not_start_over() {
+    let (network, desk, phone) = (MemoryNetwork::new(), Replica::new().await, Replica::new().await);
+    desk.write("INSERT INTO todos VALUES (1, 'milk')").await;
+    let of_desk = desk.store.read(Store::site_id).await.unwrap();
+    let stale = move |store: &mut Store| {
+        let cursor = Some((of_desk, "1@77".parse().expect("a cursor")));
+        let options = ApplyOptions { cursor, ..ApplyOptions::default() };
+        store.apply_with(&Changeset::new(), &options).expect("a cursor is stored");
+    };
+    phone.store.write(stale).await.unwrap();
+    let _at_desk = desk.sync().listen(network.listen("desk").unwrap()).start().await.unwrap();
+    let at_phone = phone.sync().peer(network.dialer("phone", "desk")).start().await.unwrap();
+    let refused = |status: &SyncStatus| matches!(status, SyncStatus::Refused { .. });
+    let SyncStatus::Refused { reason } = becomes(&at_phone.peers()[0], refused).await else {
+        panic!("it is refused")
+    };
+    assert_eq!(reason, Ended::SnapshotNeeded.to_string());
+    assert_eq!(phone.rows().await, []);
 }
