@@ -3,9 +3,11 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use async_channel::{Receiver, Sender, bounded};
+use opor_core::DbVersion;
 
 use crate::options::OpenOptions;
 use crate::store::{OpenError, Store};
@@ -59,7 +61,8 @@ pub enum HandleError {
 pub struct StoreHandle {
     writer: Sender<Job>,
     readers: Sender<Job>,
-    threads: std::sync::Arc<Threads>,
+    watchers: Watchers,
+    threads: Arc<Threads>,
 }
 
 impl fmt::Debug for StoreHandle {
@@ -71,8 +74,48 @@ impl fmt::Debug for StoreHandle {
     }
 }
 
+/// The commits that the writer of a [`StoreHandle`] makes; see [`StoreHandle::commits`].
 #[derive(Debug)]
-struct Threads(std::sync::Mutex<Vec<JoinHandle<()>>>);
+pub struct Commits(Receiver<DbVersion>);
+
+impl Commits {
+    /// The version of the last commit that has not been told yet; earlier ones that nobody waited for are left out.
+    /// `None` once the handle is closed.
+    ///
+    /// # Cancel safety
+    /// Safe: what has not been returned, a later call returns.
+    pub async fn next(&mut self) -> Option<DbVersion> {
+        self.0.recv().await.ok()
+    }
+}
+
+/// Who is told of commits. Each has a place for one version, so nobody who is slow holds up the writer.
+#[derive(Clone, Debug, Default)]
+struct Watchers(Arc<Mutex<Vec<Sender<DbVersion>>>>);
+
+impl Watchers {
+    fn add(&self) -> Commits {
+        let (sender, receiver) = bounded(1);
+        self.lock().push(sender);
+        Commits(receiver)
+    }
+
+    fn tell(&self, version: DbVersion) {
+        self.lock().retain(|watcher| watcher.force_send(version).is_ok());
+    }
+
+    fn close(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Sender<DbVersion>>> {
+        // Nothing under the lock panics halfway through a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+struct Threads(Mutex<Vec<JoinHandle<()>>>);
 
 impl StoreHandle {
     /// Opens a file with one writer and `readers` readers, at least one.
@@ -88,18 +131,29 @@ impl StoreHandle {
         }
         let (writer, writes) = bounded(JOBS_WAITING_MAX);
         let (sender, reads) = bounded(JOBS_WAITING_MAX);
+        let watchers = Watchers::default();
         let threads: Result<Vec<_>, _> = stores
             .into_iter()
             .enumerate()
             .map(|(i, store)| {
                 let (name, jobs) = if i == 0 { ("opor-writer", &writes) } else { ("opor-reader", &reads) };
                 let jobs = jobs.clone();
-                thread::Builder::new().name(name.to_owned()).spawn(move || work(store, &jobs))
+                let watchers = (i == 0).then(|| watchers.clone());
+                thread::Builder::new()
+                    .name(name.to_owned())
+                    .spawn(move || work(store, &jobs, watchers.as_ref()))
             })
             .collect();
         let threads = threads.map_err(|error| OpenError::Thread { source: error })?;
-        let threads = std::sync::Arc::new(Threads(std::sync::Mutex::new(threads)));
-        Ok(Self { writer, readers: sender, threads })
+        let threads = Arc::new(Threads(Mutex::new(threads)));
+        Ok(Self { writer, readers: sender, watchers, threads })
+    }
+
+    /// Tells of every commit to replicated tables that the writer makes from now on. What other connections commit, it
+    /// does not notice: ask [`Store::db_version`] from time to time for that.
+    #[must_use]
+    pub fn commits(&self) -> Commits {
+        self.watchers.add()
     }
 
     /// Runs a job on the writer's thread and waits for its answer.
@@ -161,12 +215,22 @@ async fn run<T: Send + 'static>(
     answered.recv().await.map_err(|_| HandleError::Panicked)
 }
 
-fn work(mut store: Store, jobs: &Receiver<Job>) {
+fn work(mut store: Store, jobs: &Receiver<Job>, watchers: Option<&Watchers>) {
+    let mut told = store.engine.db_version();
     while let Ok(job) = jobs.recv_blocking() {
         let panicked = catch_unwind(AssertUnwindSafe(|| job(&mut store))).is_err();
         if panicked || !store.is_autocommit() {
             // A job leaves no transaction behind for the next.
             let _ = store.execute_batch("ROLLBACK");
         }
+        let version = store.engine.db_version();
+        if version != std::mem::replace(&mut told, version)
+            && let Some(watchers) = watchers
+        {
+            watchers.tell(DbVersion(version));
+        }
+    }
+    if let Some(watchers) = watchers {
+        watchers.close();
     }
 }

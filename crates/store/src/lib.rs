@@ -47,7 +47,7 @@ mod whole;
 pub use apply::{ApplyError, ApplyOptions, ApplyReport, MergeEvent, MergeEventKind, Side};
 pub use compact::{CompactError, CompactOptions, CompactReport};
 pub use cursor::{Cursor, CursorError};
-pub use handle::{HandleError, StoreHandle};
+pub use handle::{Commits, HandleError, StoreHandle};
 pub use options::{ClockPolicy, OpenOptions};
 pub use progress::{Phase, Progress, Watcher};
 pub use read::{Batch, ReadError};

@@ -1,0 +1,118 @@
+//! What a program sees of its sessions.
+
+use std::sync::Arc;
+
+use opor_core::{DbVersion, SiteId};
+use opor_transport_traits::Peer;
+use tokio::sync::{broadcast, watch};
+
+use crate::verdict::Ended;
+
+/// How it stands with a peer that is dialled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyncStatus {
+    /// There is no link; the next attempt comes by itself, unless syncing was stopped.
+    Offline,
+    /// It is being dialled, or the sides introduce themselves.
+    Connecting,
+    /// Both let each other in, and what was missed is on its way.
+    CatchingUp,
+    /// All that the peer had is durable here, and what is committed at either side travels at once.
+    Live,
+    /// The peer cannot be synced with as things are; it is not dialled any more.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A peer that is dialled.
+#[derive(Clone, Debug)]
+pub struct PeerHandle {
+    pub(crate) target: Peer,
+    pub(crate) status: watch::Receiver<SyncStatus>,
+}
+
+impl PeerHandle {
+    /// Whom it dials.
+    #[must_use]
+    pub const fn target(&self) -> &Peer {
+        &self.target
+    }
+
+    /// The status, to look at or to wait on.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<SyncStatus> {
+        self.status.clone()
+    }
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum SyncEvent {
+    /// A session is open.
+    Open {
+        /// The other end of the link.
+        peer: Peer,
+        /// The replica there.
+        site: SiteId,
+    },
+    /// What the peer wrote is durable here.
+    Merged {
+        /// From whom.
+        site: SiteId,
+        /// How many changes came.
+        changes: usize,
+        /// How many of them were known here.
+        unchanged: usize,
+        /// The version that the merge took here, if it changed anything.
+        version: Option<DbVersion>,
+    },
+    /// All that the peer had committed when it last read is durable here.
+    CaughtUp {
+        /// The peer.
+        site: SiteId,
+    },
+    /// The peer holds what was committed here up to this version.
+    Acknowledged {
+        /// The peer.
+        site: SiteId,
+        /// The version.
+        version: DbVersion,
+    },
+    /// A dial failed, or a session ended.
+    Ended {
+        /// The other end.
+        peer: Peer,
+        /// How.
+        how: Arc<Ended>,
+    },
+    /// A listener failed as a whole; it takes no more links.
+    ListenerFailed {
+        /// Where it listened.
+        address: String,
+        /// How.
+        how: Arc<Ended>,
+    },
+    /// So many events were not read in time, and are gone.
+    Missed(u64),
+}
+
+/// The events since it was made.
+#[derive(Debug)]
+pub struct SyncEvents(pub(crate) broadcast::Receiver<SyncEvent>);
+
+impl SyncEvents {
+    /// The next event; `None` once syncing has ended.
+    ///
+    /// # Cancel safety
+    /// Safe: what has not been returned, a later call returns.
+    pub async fn next(&mut self) -> Option<SyncEvent> {
+        match self.0.recv().await {
+            Ok(event) => Some(event),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(SyncEvent::Missed(missed)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}

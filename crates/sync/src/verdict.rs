@@ -1,0 +1,123 @@
+//! Whether to connect again, and what to tell the peer's transport: decided here and nowhere else.
+
+use opor_sync_proto::{CloseReason, Refusal, Rejection};
+use opor_transport_traits::{CloseCode, TransportError};
+
+/// How an attempt ended.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Ended {
+    /// No link came about, or it failed.
+    #[error("link failed")]
+    Link(#[source] TransportError),
+    /// The session ended.
+    #[error("session ended")]
+    Session(#[source] CloseReason),
+    /// The store could not do what was asked of it.
+    #[error("store failed: {0}")]
+    Store(String),
+    /// The peer has dropped history that this replica needs. Only a snapshot brings it in step, which sessions do not
+    /// take yet.
+    #[error("peer has dropped history that this replica needs; it has to start from a snapshot")]
+    SnapshotNeeded,
+    /// The handle of the store has been closed.
+    #[error("store is closed")]
+    StoreClosed,
+}
+
+/// What follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Time may mend it.
+    Retry,
+    /// The same again would end the same way.
+    Refused,
+    /// There is nothing to sync any more.
+    Over,
+}
+
+impl Ended {
+    /// Whether to connect again. Transports judge their errors, and the protocol its reasons.
+    pub(crate) fn verdict(&self) -> Verdict {
+        let again = match self {
+            Self::Link(error) => error.worth_retry(),
+            Self::Session(reason) => !reason.is_final(),
+            Self::Store(_) => true,
+            Self::SnapshotNeeded => false,
+            Self::StoreClosed => return Verdict::Over,
+        };
+        if again { Verdict::Retry } else { Verdict::Refused }
+    }
+
+    /// The reason and its causes, on one line.
+    pub(crate) fn in_full(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        text
+    }
+}
+
+/// With what code a link is closed, for a peer that has not got the goodbye of the session.
+pub(crate) const fn close_code(reason: &CloseReason) -> CloseCode {
+    match reason {
+        CloseReason::Shutdown | CloseReason::Timeout(_) => CloseCode::GOING_AWAY,
+        CloseReason::Refused(Refusal::Busy) => CloseCode::OVERLOADED,
+        CloseReason::Refused(_) | CloseReason::Rejected(Rejection::Schema) | CloseReason::TooLarge { .. } => {
+            CloseCode::REFUSED
+        }
+        CloseReason::StoreFailed | CloseReason::Violation(_) | CloseReason::Rejected(_) => {
+            CloseCode::INTERNAL
+        }
+        CloseReason::LinkClosed | CloseReason::Peer(_) => CloseCode::DONE,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opor_sync_proto::{Bye, ByeCode};
+    use opor_transport_traits::{CloseReason as LinkClose, TransportErrorKind};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(ended: Ended, expected: Verdict) {
+        assert_eq!(ended.verdict(), expected, "{}", ended.in_full());
+    }
+
+    fn bye(code: ByeCode) -> Ended {
+        Ended::Session(CloseReason::Peer(Bye { code, detail: String::new() }))
+    }
+
+    #[test]
+    fn each_end_is_judged_by_those_who_know() {
+        check(Ended::Link(TransportError::lost("wire")), Verdict::Retry);
+        check(Ended::Link(TransportError::new(TransportErrorKind::Refused, "hub")), Verdict::Refused);
+        check(bye(ByeCode::Shutdown), Verdict::Retry);
+        check(bye(ByeCode::Token), Verdict::Refused);
+        check(Ended::Session(CloseReason::LinkClosed), Verdict::Retry);
+        check(Ended::Store("disk is full".into()), Verdict::Retry);
+        check(Ended::SnapshotNeeded, Verdict::Refused);
+        check(Ended::StoreClosed, Verdict::Over);
+    }
+
+    #[test]
+    fn a_code_says_the_same_as_the_reason() {
+        let violation = opor_sync_proto::Rejection::Malformed;
+        for reason in [
+            CloseReason::Shutdown,
+            CloseReason::StoreFailed,
+            CloseReason::Refused(Refusal::Busy),
+            CloseReason::Refused(Refusal::Token),
+            CloseReason::Rejected(violation),
+            CloseReason::Rejected(Rejection::Schema),
+        ] {
+            let closed = TransportError::closed(LinkClose::new(close_code(&reason)));
+            assert_eq!(closed.worth_retry(), !reason.is_final(), "{reason}");
+        }
+    }
+}
