@@ -95,7 +95,7 @@ impl fmt::Debug for ListenOptions {
 }
 
 /// Listens on a TCP port and does the upgrade itself: for peers that reach each other directly. A web server hands its
-/// sockets to [`link`](crate::link) instead.
+/// sockets to [`link`] instead.
 #[derive(Debug)]
 pub struct WebSocketListener {
     address: String,
