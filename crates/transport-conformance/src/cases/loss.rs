@@ -137,7 +137,8 @@ pub(crate) async fn loss_wakes_a_waiting_send(scene: Scene) -> Outcome {
     for way in Way::BOTH {
         let (pair, cut) = scene.cuttable(way).await?;
         let len = pair.from.limits.frame_max();
-        let frames = (pair.from.limits.in_flight_max() / len) as u32 + 2;
+        // Whatever stands between the ends so that it can be cut holds some frames of its own.
+        let frames = 2 * (pair.from.limits.in_flight_max() / len) as u32 + 2;
         let mut flood = Flood::start(pair.from.sender, len, frames);
         let sent = flood.until_quiet().await;
         scene.step(format!("losing the link where a send waits after {sent} frames, {way}"));
