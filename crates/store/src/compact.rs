@@ -12,14 +12,12 @@ use crate::catalog::Table;
 use crate::colset::ColSet;
 use crate::engine::Engine;
 use crate::horizon;
+use crate::merge::STAMP_MIN;
 use crate::meta;
 use crate::options::ClockPolicy;
 use crate::progress::{Halt, Phase, Reporter, Watcher};
 use crate::records::{self, StoredBlock};
 use crate::store::Store;
-
-/// No count of edits gets here, and no stamp since 1970-01-25 is below.
-const STAMP_MIN: u64 = 1 << 40;
 
 /// What [`Store::compact_with`] may drop.
 #[derive(Clone, Debug, Default)]
