@@ -96,3 +96,20 @@ fn whole_rows_merge_as_their_cells_do_with_hybrid_clocks() {
 fn whole_rows_merge_as_their_cells_do_with_counts() {
     check(ClockPolicy::Lamport, 0x8000);
 }
+
+/// A later write to an earlier life of the row is no news, however it comes.
+#[test]
+fn a_whole_row_of_an_earlier_life_is_stale() {
+    let clock = Clock(Arc::new(AtomicU64::new(1_700_000_000_000)));
+    let source = clock.store(0xa, ClockPolicy::Hlc);
+    let (mut whole, cells) = (clock.store(0xb, ClockPolicy::Hlc), clock.store(0xb, ClockPolicy::Hlc));
+    run(&source, "INSERT INTO ints VALUES (1, 'first', 'first', 1)").expect("it is SQL");
+    deliver(&source, DbVersion(0), &mut whole, &cells, 0);
+    for store in [&whole, &cells] {
+        run(store, "DELETE FROM ints; INSERT INTO ints VALUES (1, 'again', 'again', 2)").expect("it is SQL");
+    }
+    clock.0.fetch_add(1_000, Ordering::Relaxed);
+    run(&source, "UPDATE ints SET a = 'late', b = 'late', n = 3").expect("it is SQL");
+    deliver(&source, DbVersion(0), &mut whole, &cells, 0);
+    assert_eq!(crate::replicas::lines(&whole, "SELECT a, b, n FROM ints"), ["again|again|2"]);
+}
