@@ -315,7 +315,7 @@ fn the_record_in_the_documentation_is_what_is_written() {
     exec(&store, "UPDATE todos SET done = 1 WHERE id = 2");
     exec(&store, "DELETE FROM todos WHERE id = 3");
     let tail = lines(&store, "SELECT lower(hex(body)) FROM opor_tail WHERE db_version = 3");
-    assert_eq!(tail, ["01010000000f480606000000030046120202561802"]);
+    assert_eq!(tail, ["0000010003080246180004"]);
 }
 
 /// A poll that finds nothing looks at shared memory only; it must see what others commit all the same, whatever the journal.

@@ -23,6 +23,7 @@ mod functions;
 mod handle;
 mod hook;
 mod horizon;
+mod journal;
 mod merge;
 mod meta;
 mod notes;

@@ -91,6 +91,12 @@ impl Db {
         unsafe { ffi::sqlite3_get_autocommit(self.0) != 0 }
     }
 
+    /// Whether a transaction is open on the main database, be it that of a statement in the middle of its rows.
+    pub(crate) fn is_reading(self) -> bool {
+        // SAFETY: the handle is open, and the name is a C string.
+        unsafe { ffi::sqlite3_txn_state(self.0, c"main".as_ptr()) != ffi::SQLITE_TXN_NONE }
+    }
+
     /// Turns foreign key enforcement on or off and tells what it was; effective within a transaction too.
     pub(crate) fn set_foreign_keys(self, on: bool) -> bool {
         let was = self.config_flag(ffi::SQLITE_DBCONFIG_ENABLE_FKEY, -1);
