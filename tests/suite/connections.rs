@@ -113,7 +113,11 @@ fn a_table_that_began_to_replicate_meanwhile_is_followed() {
         exec(&two, &format!("DELETE FROM bar WHERE a = 'one {round}'"));
         assert_eq!(log_lines(&one), log_lines(&two));
     }
-    let mut peer = memory(0xb, "CREATE TABLE foo(a INTEGER PRIMARY KEY NOT NULL, b, c); CREATE TABLE bar(a TEXT PRIMARY KEY NOT NULL, b)", &["foo", "bar"]);
+    let mut peer = memory(
+        0xb,
+        "CREATE TABLE foo(a INTEGER PRIMARY KEY NOT NULL, b, c); CREATE TABLE bar(a TEXT PRIMARY KEY NOT NULL, b)",
+        &["foo", "bar"],
+    );
     pull(&mut peer, &one);
     assert_eq!(table(&peer, "bar"), table(&two, "bar"));
     assert_eq!(lines(&one, "SELECT count(*) FROM bar"), ["5"]);

@@ -358,3 +358,31 @@ fn a_poll_follows_a_change_of_the_journal() {
         assert_eq!(one.changes_since(now).expect("a poll").len(), 2, "{journal}");
     }
 }
+
+/// A second delivery is told by its cursor, and not looked at; what the cursor does not cover is merged.
+#[test]
+fn what_the_cursor_covers_is_not_merged_again() {
+    let source = memory(0xa, FOO, &["foo"]);
+    exec(&source, "INSERT INTO foo VALUES ('x', 1, 1)");
+    let first = source.changes(&Cursor::start(), 100).expect("the changes");
+    exec(&source, "UPDATE foo SET b = 2 WHERE a = 'x'");
+    let second = source.changes(&first.cursor, 100).expect("the changes");
+    let mut target = memory(0xb, FOO, &["foo"]);
+    let deliver = |target: &mut Store, changeset: &Changeset, cursor| {
+        let options = ApplyOptions { cursor: Some((site(0xa), cursor)), ..ApplyOptions::default() };
+        target.apply_with(changeset, &options).expect("it applies")
+    };
+    assert_eq!(deliver(&mut target, &first.changeset, first.cursor).rows_inserted, 1);
+    assert_eq!(deliver(&mut target, &second.changeset, second.cursor).cells_won, 1);
+    for batch in [&first, &second] {
+        let report = deliver(&mut target, &batch.changeset, batch.cursor);
+        assert!(report.held);
+        assert_eq!((report.unchanged, report.db_version), (0, None));
+    }
+    let stands = target.peer_cursor(site(0xa)).expect("a cursor");
+    assert_eq!(stands, Some(second.cursor), "an older delivery does not take the cursor back");
+    // Of another epoch, or of none, it says nothing.
+    let unknown = deliver(&mut target, &first.changeset, Cursor::at(DbVersion(1)));
+    assert!(!unknown.held);
+    assert_eq!(unknown.unchanged + unknown.cells_lost, first.changeset.len());
+}

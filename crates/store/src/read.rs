@@ -69,7 +69,11 @@ impl Engine {
     }
 
     /// What the tail holds after `cursor`, without a transaction around it: nobody commits meanwhile, or `None`.
-    pub(crate) fn batch_of_tail(&self, cursor: &Cursor, changes_max: usize) -> Result<Option<Batch>, ReadError> {
+    pub(crate) fn batch_of_tail(
+        &self,
+        cursor: &Cursor,
+        changes_max: usize,
+    ) -> Result<Option<Batch>, ReadError> {
         let Some(header) = self.current_header() else { return Ok(None) };
         if cursor.position.is_some() || !self.is_layered_since(cursor.base.0) {
             return Ok(None);
@@ -216,16 +220,14 @@ impl Engine {
         let clocks = self.clocks.borrow();
         let wanted = |at: &Position| at.dv > base && from.is_none_or(|from| *at > from);
         let staged = clocks.staged.blocks.iter().map(|(id, record)| (*id, record));
-        let lower =
-            clocks.mirror.blocks_since(base).filter(|(id, _)| !clocks.staged.blocks.contains_key(id));
+        let lower = clocks.mirror.blocks_since(base).filter(|(id, _)| !clocks.staged.blocks.contains_key(id));
         for (id, record) in staged.chain(lower) {
             let at = Position { dv: record.block.max_dv, table: id.0, place: id.1 };
             if !record.block.groups.is_empty() && wanted(&at) {
                 stops.push((at, Stop::Block(id, record.clone())));
             }
         }
-        let lower =
-            clocks.mirror.tombs_since(base).filter(|(id, _)| !clocks.staged.tombs.contains_key(id));
+        let lower = clocks.mirror.tombs_since(base).filter(|(id, _)| !clocks.staged.tombs.contains_key(id));
         let mut tombs: BTreeMap<Position, Vec<_>> = BTreeMap::new();
         for (id, tomb) in clocks.staged.tombs.iter().chain(lower) {
             let Some(tomb) = tomb else { continue };

@@ -49,6 +49,8 @@ pub(crate) fn every() -> impl Iterator<Item = (Part, &'static Case)> {
 }
 
 const BYTES: &str = "B";
+/// One look at a cursor, in a write transaction, whatever the changeset holds.
+const COVERED: f64 = 50.0;
 const MICROS: &str = "us";
 const MEGABYTES: &str = "MB";
 
@@ -116,6 +118,13 @@ const STORE: &[Case] = &[
     Case::new(["P7", "merge-won", "merge, cells won, x update"], Ratio, all(1.5), merge::cells_won),
     Case::new(["P7", "merge-lost", "merge, cells lost, x update"], Ratio, all(1.05), merge::cells_lost),
     Case::new(["P8", "merge-again", "merge again, x one lookup a row"], Ratio, all(1.2), merge::again),
+    Case::new(
+        ["P8", "merge-covered", "merge again, told by the cursor"],
+        Alone(MICROS),
+        all(COVERED),
+        merge::covered,
+    )
+    .sides(OPOR),
     Case::new(["P9", "wire", "wire, a row"], Alone(BYTES), each(48.0, 97.0, 58.0), wire::raw)
         .exact()
         .sides(OPOR),
