@@ -43,4 +43,4 @@ pub use merge::{EqualValues, Incoming, LocalRow, Outcome, decide};
 pub use site::{SiteId, SiteIdError};
 pub use value::{Value, ValueRef};
 pub use version::{CausalLength, ColVersion, DbVersion};
-pub use wire::{DecodeError, DecodeLimits, EncodeOptions};
+pub use wire::{DecodeError, DecodeLimits, DeltaError, EncodeOptions, apply_delta, delta};

@@ -139,6 +139,14 @@ const STORE: &[Case] = &[
     Case::new(["P9", "wire-cell", "wire, one cell alone"], Alone(BYTES), all(123.0), wire::one_cell)
         .exact()
         .sides(OPOR),
+    Case::new(
+        ["P9", "wire-session", "wire, one cell within a session"],
+        Alone(BYTES),
+        all(60.0),
+        wire::one_cell_in_session,
+    )
+    .exact()
+    .sides(OPOR),
 ];
 
 /// From a tenth of the rows to ten times as many.
