@@ -250,10 +250,19 @@ const UPKEEP: &[Case] = &[
     .sizes(TO_TENFOLD)
     .sides(LOGS),
     Case::new(
-        ["P15", "bootstrap", "a replica from a snapshot, x copying the file"],
+        ["P15", "bootstrap", "a replica from a snapshot, x as safely by hand"],
         Ratio,
         two(AtMost(2.0)),
         upkeep::bootstrap,
+    )
+    .sizes(TENFOLD)
+    .sides(&[Side::Plain, Side::Opor])
+    .in_files(),
+    Case::new(
+        ["P15", "bootstrap-copy", "a replica from a snapshot, x copying the file"],
+        Ratio,
+        two(Open),
+        upkeep::bootstrap_or_copy,
     )
     .sizes(TENFOLD)
     .sides(&[Side::Plain, Side::Opor])

@@ -522,7 +522,7 @@ fn what_the_peer_tells_as_a_difference_is_stored_whole_and_acknowledged_as_sent(
         assert_eq!(work, Work::Changes { changeset: edited(edit), cursor: cursor("5@1") });
         lone.input(Input::Applied { req, version: None });
     }
-    let acks = lone.drain().into_iter().filter_map(|output| match output {
+    let mut acks = lone.drain().into_iter().filter_map(|output| match output {
         Output::Send(frame) => match decode(&frame) {
             Ok(Decoded::Message(Message::Ack { items, limit })) => Some((items, limit)),
             _ => None,
@@ -530,7 +530,7 @@ fn what_the_peer_tells_as_a_difference_is_stored_whole_and_acknowledged_as_sent(
         _ => None,
     });
     let window = config().window as u64;
-    assert_eq!(acks.last(), Some((2, sent as u64 + window)));
+    assert_eq!(acks.next_back(), Some((2, sent as u64 + window)));
 }
 
 #[test]
