@@ -37,7 +37,7 @@ pub use change::{Change, Cid};
 pub use changeset::{Cell, Changeset, Clock, RowChange, TableHeader};
 pub use hlc::{ClockDrift, Hlc, HybridClock, WallMillis};
 pub use json::{FieldFault, JsonError};
-pub use key::{KeyError, PackedKey};
+pub use key::{KeyError, PackedColumn, PackedKey};
 pub use limits::{Breach, InvalidChange, Limits};
 pub use merge::{EqualValues, Incoming, LocalRow, Outcome, decide};
 pub use site::{SiteId, SiteIdError};
