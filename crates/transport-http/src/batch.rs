@@ -222,7 +222,10 @@ mod zstd {
     pub(super) fn unsqueeze(squeezed: &[u8]) -> Result<Bytes, BatchError> {
         match zstd::bulk::decompress(squeezed, BATCH_MAX - 1) {
             Ok(content) => Ok(content.into()),
-            Err(_) if zstd::zstd_safe::get_frame_content_size(squeezed).is_ok_and(|len| len > Some(BATCH_MAX as u64 - 1)) => {
+            Err(_)
+                if zstd::zstd_safe::get_frame_content_size(squeezed)
+                    .is_ok_and(|len| len > Some(BATCH_MAX as u64 - 1)) =>
+            {
                 Err(BatchError::TooLarge)
             }
             Err(_) => Err(BatchError::Malformed),

@@ -14,7 +14,7 @@ use crate::batch::{Batch, encode};
 use crate::body::{self, BodyError};
 use crate::dialer::Downstream;
 use crate::event::Event;
-use crate::lane::{Lane, Route};
+use crate::lane::{Lane, Route, Unanswered};
 use crate::limits::{BATCH_MAX, WINDOW};
 use crate::outage::Outage;
 use crate::state::{Carried, LinkState, Outgoing, Violation};
@@ -77,25 +77,32 @@ impl Carrier {
         &self,
         lane: &mut Lane,
         patience: Duration,
-    ) -> Result<Response<Incoming>, crate::lane::Unanswered> {
+    ) -> Result<Response<Incoming>, Unanswered> {
         let [link, have] = self.headers();
         let headers = [link, have, (ACCEPT, HeaderValue::from_static(EVENTS))];
         lane.ask(Method::GET, &headers, Bytes::new(), patience).await
     }
 
-    /// Asks for messages, and waits for them up to this time.
-    pub(crate) async fn ask_batch(
+    /// Asks for messages that are there.
+    pub(crate) async fn ask_at_once(
         &self,
         lane: &mut Lane,
-        hold: Duration,
-    ) -> Result<Response<Incoming>, crate::lane::Unanswered> {
+        patience: Duration,
+    ) -> Result<Response<Incoming>, Unanswered> {
         let [link, have] = self.headers();
-        let wait = HeaderValue::from_str(&format!("wait={}", hold.as_secs())).expect("digits");
-        let headers = [link, have, (ACCEPT, HeaderValue::from_static(BATCH)), (PREFER, wait)];
-        lane.ask(Method::GET, &headers, Bytes::new(), hold + MARGIN).await
+        let accept = (ACCEPT, HeaderValue::from_static(BATCH));
+        let headers = [link, have, accept, (PREFER, HeaderValue::from_static("wait=0"))];
+        lane.ask(Method::GET, &headers, Bytes::new(), patience).await
     }
 
-    /// Takes what an answer to [`ask_batch`](Self::ask_batch) holds; says whether it held something new.
+    /// Asks for messages, and has the server wait for them as long as it likes.
+    async fn ask_patiently(&self, lane: &mut Lane) -> Result<Response<Incoming>, Unanswered> {
+        let [link, have] = self.headers();
+        let headers = [link, have, (ACCEPT, HeaderValue::from_static(BATCH))];
+        lane.ask(Method::GET, &headers, Bytes::new(), self.terms.hold + MARGIN).await
+    }
+
+    /// Takes what an answer with messages holds; says whether it held something new.
     pub(crate) async fn take_answer(&self, response: Response<Incoming>) -> Result<bool, Trouble> {
         match response.status() {
             StatusCode::NO_CONTENT => return Ok(false),
@@ -105,8 +112,12 @@ impl Carrier {
         let read = timeout(MARGIN, body::read(response.into_body(), BATCH_MAX)).await;
         let bytes = match read {
             Ok(Ok(bytes)) => bytes,
-            Ok(Err(BodyError::TooLarge)) => return Err(against_rules(Violation("an answer that is too large"))),
-            Ok(Err(BodyError::Broken(error))) => return Err(self.passing("an answer was cut").with_source(error)),
+            Ok(Err(BodyError::TooLarge)) => {
+                return Err(against_rules(Violation("an answer that is too large")));
+            }
+            Ok(Err(BodyError::Broken(error))) => {
+                return Err(self.passing("an answer was cut").with_source(error));
+            }
             Err(_) => return Err(self.passing("an answer took too long").into()),
         };
         let batch = Batch::decode(bytes).map_err(|error| against_rules(Violation(error.phrase())))?;
@@ -205,12 +216,19 @@ impl Carrier {
         let (mut lane, mut outage) = (self.lane(), Outage::new(self.retry_window));
         loop {
             let a_while_ago = async {
-                self.state.untold(1).await;
-                sleep(TELL_AFTER).await;
+                loop {
+                    self.state.untold(1).await;
+                    sleep(TELL_AFTER).await;
+                    // Other requests may have told it meanwhile.
+                    if self.state.is_untold() {
+                        break;
+                    }
+                }
             };
             let silent = async {
                 loop {
-                    let due = *self.asked.lock().unwrap_or_else(PoisonError::into_inner) + self.terms.heartbeat;
+                    let due =
+                        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) + self.terms.heartbeat;
                     if due <= Instant::now() {
                         break;
                     }
@@ -273,7 +291,7 @@ impl Carrier {
 
     async fn poll(&self, lane: &mut Lane) -> Result<(), Trouble> {
         let begun = Instant::now();
-        let answer = self.ask_batch(lane, self.terms.hold).await;
+        let answer = self.ask_patiently(lane).await;
         let answer = answer.map_err(|error| unanswered(&self.route, error))?;
         if !self.take_answer(answer).await? && begun.elapsed() < BREATH {
             sleep(BREATH).await;

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
-use opor_transport_traits::{Bytes, Dialer, Link, Peer, TransportError, TransportErrorKind as Kind, async_trait};
+use opor_transport_traits::{
+    Bytes, Dialer, Link, Peer, TransportError, TransportErrorKind as Kind, async_trait,
+};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
@@ -174,7 +176,9 @@ impl HttpDialer {
             match timeout(self.hello_timeout, self.hello(carrier, &mut lane)).await {
                 Ok(Ok(stream)) => return Ok((lane, Some(stream))),
                 Ok(Err(Hello::Refused(error))) => return Err(error),
-                Ok(Err(Hello::NotThrough(error))) if self.downstream == Downstream::Events => return Err(error),
+                Ok(Err(Hello::NotThrough(error))) if self.downstream == Downstream::Events => {
+                    return Err(error);
+                }
                 Err(_) if self.downstream == Downstream::Events => {
                     return Err(carrier.route.failure(Kind::TimedOut));
                 }
@@ -182,9 +186,7 @@ impl HttpDialer {
             }
             lane = Lane::new(carrier.route.clone());
         }
-        let asking = self.first_poll(carrier, &mut lane);
-        let asked = timeout(self.route.connect_timeout, asking).await;
-        asked.unwrap_or_else(|_| Err(carrier.route.failure(Kind::TimedOut)))?;
+        self.first_poll(carrier, &mut lane).await?;
         Ok((lane, None))
     }
 
@@ -219,7 +221,7 @@ impl HttpDialer {
 
     async fn first_poll(&self, carrier: &Carrier, lane: &mut Lane) -> Result<(), TransportError> {
         let route = &*carrier.route;
-        let answer = carrier.ask_batch(lane, Duration::ZERO).await;
+        let answer = carrier.ask_at_once(lane, self.route.connect_timeout).await;
         let answer = answer.map_err(|error| dial_unanswered(route, error))?;
         if !matches!(answer.status(), StatusCode::OK | StatusCode::NO_CONTENT) {
             return Err(match answer.status().is_success() {

@@ -90,7 +90,9 @@ impl Parser {
         match name {
             b"event" => self.kind = value.to_vec(),
             b"id" => self.id = value.to_vec(),
-            b"data" if self.data.is_some() => return Err(Violation("an event with more than one line of data")),
+            b"data" if self.data.is_some() => {
+                return Err(Violation("an event with more than one line of data"));
+            }
             b"data" => self.data = Some(value.to_vec()),
             _ => {}
         }
@@ -164,7 +166,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let stream =
-            [&HELLO[..], &KEEP_ALIVE, &of_batch(3, &frames(1, 3)), &of_batch(4, &frames(4, 1)), &LOST].concat();
+            [&HELLO[..], &KEEP_ALIVE, &of_batch(3, &frames(1, 3)), &of_batch(4, &frames(4, 1)), &LOST]
+                .concat();
         brings(&stream, &["hello", "alive", "1 to 3", "4 to 4", "lost"]);
         let text = String::from_utf8(stream).expect("text");
         brings(text.replace('\n', "\r\n").as_bytes(), &["hello", "alive", "1 to 3", "4 to 4", "lost"]);

@@ -76,7 +76,12 @@ impl Route {
         Ok(requests)
     }
 
-    fn request(&self, method: Method, headers: &[(HeaderName, HeaderValue)], body: Bytes) -> Request<Full<Bytes>> {
+    fn request(
+        &self,
+        method: Method,
+        headers: &[(HeaderName, HeaderValue)],
+        body: Bytes,
+    ) -> Request<Full<Bytes>> {
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = self.url.target.clone();

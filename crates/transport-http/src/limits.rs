@@ -19,5 +19,4 @@ pub(crate) const EVENT_BATCH: usize = 64 * 1024;
 pub(crate) const LINE_MAX: usize = (FRAME_MAX + 64) / 3 * 4 + 256;
 
 /// Both windows, and a frame at the hands of either end.
-pub(crate) const LIMITS: LinkLimits =
-    LinkLimits::new(FRAME_MAX, 2 * (WINDOW + LinkLimits::cost(FRAME_MAX)));
+pub(crate) const LIMITS: LinkLimits = LinkLimits::new(FRAME_MAX, 2 * (WINDOW + LinkLimits::cost(FRAME_MAX)));

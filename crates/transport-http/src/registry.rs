@@ -172,7 +172,10 @@ impl Entry {
     fn deadline(&self, options: &ServerOptions) -> (Instant, &'static str) {
         let seen = *lock(&self.seen);
         if lock(&self.unclaimed).is_some() {
-            return (seen + options.claim, "http: the client never asked for its messages");
+            return (
+                seen + options.claim.min(options.expiry),
+                "http: the client never asked for its messages",
+            );
         }
         (seen + options.expiry, "http: no sign of life from the client in time")
     }

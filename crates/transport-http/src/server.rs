@@ -21,8 +21,8 @@ use crate::options::ServerOptions;
 use crate::registry::{Entry, Registry, Until};
 use crate::state::{Outgoing, Violation};
 use crate::wire::{
-    BATCH, BUFFERING, COMPLAINT, Complaint, EVENTS, EXPIRY, HAVE, HOLD, KEEP_ALIVE, LINK, SQUEEZE, TAKEN, VERSION,
-    VERSION_HEADER, in_millis, number, wait,
+    BATCH, BUFFERING, COMPLAINT, Complaint, EVENTS, EXPIRY, HAVE, HOLD, KEEP_ALIVE, LINK, SQUEEZE, TAKEN,
+    VERSION, VERSION_HEADER, in_millis, number, wait,
 };
 
 /// How long a client that was sent away stays away, in seconds.
@@ -172,7 +172,9 @@ impl HttpServer {
         let taking = async {
             let bytes = match timeout(self.0.options.body, body::read(body, BATCH_MAX)).await {
                 Err(_) => return Err(Complaint::TooSlow),
-                Ok(Err(BodyError::TooLarge)) => return Err(broken(entry, Violation("a body that is too large"))),
+                Ok(Err(BodyError::TooLarge)) => {
+                    return Err(broken(entry, Violation("a body that is too large")));
+                }
                 // Nobody is there to read the answer.
                 Ok(Err(BodyError::Broken(_))) => return Err(Complaint::TooSlow),
                 Ok(Ok(bytes)) => bytes,

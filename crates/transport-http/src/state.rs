@@ -270,7 +270,11 @@ impl LinkState {
             let mut inner = self.lock();
             if number > inner.last() {
                 // Of a link that is lost nothing is kept that could be confirmed.
-                return if inner.lost.is_some() { Ok(()) } else { Err(Violation("what was never sent is confirmed")) };
+                return if inner.lost.is_some() {
+                    Ok(())
+                } else {
+                    Err(Violation("what was never sent is confirmed"))
+                };
             }
             if number <= inner.confirmed {
                 return Ok(());
@@ -307,7 +311,10 @@ impl LinkState {
             return Err(Violation("messages follow a close"));
         }
         // Where the receiver is gone, the link has been closed, and nobody misses what comes.
-        if !inner.receiver_gone && !inner.inbox.has_room(message.cost()) && matches!(message, Message::Frame(_)) {
+        if !inner.receiver_gone
+            && !inner.inbox.has_room(message.cost())
+            && matches!(message, Message::Frame(_))
+        {
             return Ok(Taken::Full);
         }
         inner.taken = number;
@@ -346,6 +353,11 @@ impl LinkState {
         inner.taken
     }
 
+    /// Whether something has been taken and not been told.
+    pub(crate) fn is_untold(&self) -> bool {
+        self.lock().untold > 0
+    }
+
     /// Waits until so many bytes have been taken and not been told.
     pub(crate) async fn untold(&self, bytes: usize) {
         self.until(|inner| (inner.untold >= bytes).then_some(())).await;
@@ -368,7 +380,8 @@ impl LinkState {
 
     /// Waits until both halves have been dropped of a link that was closed.
     pub(crate) async fn left(&self) {
-        self.until(|inner| (inner.sender_gone && inner.receiver_gone && inner.is_closed()).then_some(())).await;
+        self.until(|inner| (inner.sender_gone && inner.receiver_gone && inner.is_closed()).then_some(()))
+            .await;
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::StatusCode;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// The version of these rules, in the header [`VERSION_HEADER`] of every request.
 pub(crate) const VERSION: HeaderValue = HeaderValue::from_static("1");
