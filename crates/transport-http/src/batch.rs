@@ -134,11 +134,6 @@ impl Batch {
         Ok(Self { first, items: content.slice(content.len() - items.len()..), count })
     }
 
-    /// The number of the first message.
-    pub(crate) fn first(&self) -> u64 {
-        self.first
-    }
-
     /// The number of the last message; one less than the first, where there is none.
     pub(crate) fn last(&self) -> u64 {
         self.first + self.count - 1
@@ -262,7 +257,7 @@ mod tests {
     fn survives(first: u64, messages: &[Message]) {
         for squeeze in [false, true] {
             let batch = Batch::decode(encode(first, messages, squeeze)).expect("a batch");
-            assert_eq!((batch.first(), batch.last()), (first, first + messages.len() as u64 - 1));
+            assert_eq!((batch.first, batch.last()), (first, first + messages.len() as u64 - 1));
             let given: Vec<_> = batch.messages().collect();
             let due: Vec<_> = (first..).zip(messages.iter().cloned()).collect();
             assert_eq!(given, due);

@@ -205,17 +205,21 @@ impl HttpDialer {
         let incompatible = || route.failure(Kind::Incompatible);
         let mut stream = EventStream::new(answer)
             .map_err(|violation| Hello::NotThrough(incompatible().with_source(violation.error())))?;
-        match stream.next().await {
-            Ok(Some(Event::Hello)) => Ok(stream),
-            Ok(Some(Event::Lost)) => Err(Hello::Refused(route.failure(Kind::Unreachable))),
-            Ok(None) => Err(Hello::NotThrough(route.failure(Kind::Unreachable))),
-            Ok(Some(_)) => Err(Hello::Refused(incompatible())),
-            Err(StreamError::Cut(error)) => {
-                Err(Hello::NotThrough(dial_unanswered(route, Unanswered::Transit(Some(error)))))
-            }
-            Err(StreamError::Rules(violation)) => {
-                Err(Hello::Refused(incompatible().with_source(violation.error())))
-            }
+        loop {
+            return match stream.next().await {
+                Ok(Some(Event::Hello)) => Ok(stream),
+                // Somebody on the way pads streams, so that they are not held up.
+                Ok(Some(Event::KeepAlive)) => continue,
+                Ok(Some(Event::Lost)) => Err(Hello::Refused(route.failure(Kind::Unreachable))),
+                Ok(Some(Event::Batch(_))) => Err(Hello::Refused(incompatible())),
+                Ok(None) => Err(Hello::NotThrough(route.failure(Kind::Unreachable))),
+                Err(StreamError::Cut(error)) => {
+                    Err(Hello::NotThrough(dial_unanswered(route, Unanswered::Transit(Some(error)))))
+                }
+                Err(StreamError::Rules(violation)) => {
+                    Err(Hello::Refused(incompatible().with_source(violation.error())))
+                }
+            };
         }
     }
 

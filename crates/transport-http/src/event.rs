@@ -140,7 +140,11 @@ mod tests {
             Event::Hello => "hello".to_owned(),
             Event::Lost => "lost".to_owned(),
             Event::KeepAlive => "alive".to_owned(),
-            Event::Batch(batch) => format!("{} to {}", batch.first(), batch.last()),
+            Event::Batch(batch) => {
+                let last = batch.last();
+                let first = batch.messages().next().map_or(0, |(number, _)| number);
+                format!("{first} to {last}")
+            }
         };
         Ok(events.into_iter().map(told).collect())
     }

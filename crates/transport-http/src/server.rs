@@ -185,9 +185,6 @@ impl HttpServer {
             let _held = held.count(bytes.len());
             let batch = Batch::decode(bytes);
             let batch = batch.map_err(|error| broken(entry, Violation(error.phrase())))?;
-            if batch.first() > entry.state.taken() + 1 {
-                return Err(broken(entry, Violation("messages are missing")));
-            }
             take(entry, batch, Instant::now() + self.0.options.hold).await
         };
         tokio::select! {

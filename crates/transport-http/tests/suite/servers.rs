@@ -226,7 +226,7 @@ async fn unknown_events_are_passed_over() -> Outcome {
     let said =
         ": a comment\r\n\r\nevent: news\r\ndata: x\r\n\r\nretry: 5\n\nid:1\ndata:AAEAAAAAAAAAAQEAAAB4\n\n";
     let web = opens(move |request| match *request.method() {
-        Method::GET => events(vec![HELLO.into(), said.into()]),
+        Method::GET => events(vec![": padding\n".repeat(100).into(), HELLO.into(), said.into()]),
         _ => status(200),
     })
     .await;
