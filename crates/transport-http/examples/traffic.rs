@@ -81,8 +81,7 @@ async fn replicas(dialer: HttpDialer, listener: HttpListener, traffic: &Traffic)
     let at_desk = Replicator::builder(desk.clone(), "garden").listen(listener).start().await?;
     let at_phone = Replicator::builder(phone.clone(), "garden").peer(dialer).start().await?;
     at_phone.peers()[0].status().wait_for(|status| *status == SyncStatus::Live).await?;
-    let count =
-        |store: &Store| store.query_row("SELECT count(*) FROM todos", [], |row| row.get::<_, u32>(0));
+    let count = |store: &Store| store.query_row("SELECT count(*) FROM todos", [], |row| row.get::<_, u32>(0));
     for store in [&desk, &phone] {
         let mut commits = store.commits();
         while store.read(count).await?? < 2 * ROWS as u32 {

@@ -65,8 +65,9 @@ pub(crate) enum BodyError {
     Broken(Box<dyn Error + Send + Sync>),
 }
 
-/// Reads a body of at most `max` bytes. Memory is taken for what has arrived, not for what was announced.
-pub(crate) async fn read<B>(body: B, max: usize) -> Result<Bytes, BodyError>
+/// Reads a body of at most `max` bytes. Memory is taken for what has arrived, not for what was announced. `arrived` is told
+/// of each piece.
+pub(crate) async fn read<B>(body: B, max: usize, mut arrived: impl FnMut(usize)) -> Result<Bytes, BodyError>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>,
 {
@@ -81,6 +82,7 @@ where
         if bytes.len() + data.len() > max {
             return Err(BodyError::TooLarge);
         }
+        arrived(data.len());
         bytes.extend_from_slice(&data);
     }
     Ok(bytes.into())

@@ -109,7 +109,7 @@ impl Carrier {
             StatusCode::OK => {}
             status => return Err(refused(&self.route, status, response.headers())),
         }
-        let read = timeout(MARGIN, body::read(response.into_body(), BATCH_MAX)).await;
+        let read = timeout(MARGIN, body::read(response.into_body(), BATCH_MAX, |_| {})).await;
         let bytes = match read {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(BodyError::TooLarge)) => {

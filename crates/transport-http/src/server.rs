@@ -168,21 +168,21 @@ impl HttpServer {
             return Ok(taken(entry));
         }
         let mut turn = entry.sending.take();
-        let held = Held(&self.0);
+        let mut held = Held { registry: &self.0, bytes: 0 };
         let taking = async {
-            let bytes = match timeout(self.0.options.body, body::read(body, BATCH_MAX)).await {
-                Err(_) => return Err(Complaint::TooSlow),
-                Ok(Err(BodyError::TooLarge)) => {
-                    return Err(broken(entry, Violation("a body that is too large")));
-                }
-                // Nobody is there to read the answer.
-                Ok(Err(BodyError::Broken(_))) => return Err(Complaint::TooSlow),
-                Ok(Ok(bytes)) => bytes,
-            };
+            let bytes =
+                match timeout(self.0.options.body, body::read(body, BATCH_MAX, |len| held.add(len))).await {
+                    Err(_) => return Err(Complaint::TooSlow),
+                    Ok(Err(BodyError::TooLarge)) => {
+                        return Err(broken(entry, Violation("a body that is too large")));
+                    }
+                    // Nobody is there to read the answer.
+                    Ok(Err(BodyError::Broken(_))) => return Err(Complaint::TooSlow),
+                    Ok(Ok(bytes)) => bytes,
+                };
             if bytes.is_empty() {
                 return Ok(());
             }
-            let _held = held.count(bytes.len());
             let batch = Batch::decode(bytes);
             let batch = batch.map_err(|error| broken(entry, Violation(error.phrase())))?;
             take(entry, batch, Instant::now() + self.0.options.hold).await
@@ -369,20 +369,21 @@ fn respond(status: StatusCode, body: HttpBody) -> Response<HttpBody> {
     response
 }
 
-/// Counts the bytes of a body while it is looked at.
-struct Held<'a>(&'a Registry);
+/// Counts the bytes of a body until it is done with.
+struct Held<'a> {
+    registry: &'a Registry,
+    bytes: usize,
+}
 
-impl<'a> Held<'a> {
-    fn count(self, bytes: usize) -> Counted<'a> {
-        self.0.gauge.add(bytes);
-        Counted(self.0, bytes)
+impl Held<'_> {
+    fn add(&mut self, bytes: usize) {
+        self.registry.gauge.add(bytes);
+        self.bytes += bytes;
     }
 }
 
-struct Counted<'a>(&'a Registry, usize);
-
-impl Drop for Counted<'_> {
+impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.0.gauge.sub(self.1);
+        self.registry.gauge.sub(self.bytes);
     }
 }

@@ -83,7 +83,7 @@ async fn through(
             }
         }
     };
-    let (dialled, accepted) = tokio::join!(dialling, listener.accept());
+    let (dialled, accepted) = timeout(WATCHDOG, async { tokio::join!(dialling, listener.accept()) }).await?;
     carries(dialled, accepted?, frames).await?;
     Ok(manners)
 }
@@ -118,10 +118,12 @@ async fn requests_that_are_repeated_are_taken_once() -> Outcome {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_that_are_held_up_give_way_to_long_polls() -> Outcome {
-    let manners = Manners { buffers_events: true, ..Manners::default() };
-    let manners = through(manners, Downstream::Auto, 300).await?;
-    assert_eq!(read(&manners.event_streams), 1);
-    assert!(read(&manners.polls) > 1, "{manners:?}");
+    for (buffers_events, starves_events) in [(true, false), (false, true)] {
+        let manners = Manners { buffers_events, starves_events, ..Manners::default() };
+        let manners = through(manners, Downstream::Auto, 300).await?;
+        assert_eq!(read(&manners.event_streams), 1);
+        assert!(read(&manners.polls) > 1, "{manners:?}");
+    }
     Ok(())
 }
 

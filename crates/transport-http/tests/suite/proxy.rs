@@ -27,6 +27,8 @@ pub(crate) struct Manners {
     pub(crate) repeats_every: usize,
     /// Streams of events are kept until they end.
     pub(crate) buffers_events: bool,
+    /// Streams of events begin, and nothing of them comes.
+    pub(crate) starves_events: bool,
     /// Streams of events end after so many bytes. 0 is never.
     pub(crate) events_end_after: usize,
     pub(crate) requests: AtomicUsize,
@@ -103,6 +105,8 @@ async fn pass(
         count(&manners.cut);
         // An event of the usual size gets through, and the next one does not.
         streamed(cut_after(pieces.boxed(), 100_000 + number * 37 % 3000))
+    } else if wants_events && manners.starves_events {
+        streamed(pieces.filter(|_| std::future::ready(false)).boxed())
     } else if wants_events && manners.events_end_after > 0 {
         streamed(end_after(pieces.boxed(), manners.events_end_after))
     } else {
