@@ -3,31 +3,28 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hyper::body::Incoming;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
-use hyper::{Method, Response, StatusCode};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{Method, StatusCode};
 use opor_transport_traits::{Bytes, TransportError};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::batch::{Batch, encode};
-use crate::body::{self, BodyError};
+use crate::batch::encode;
 use crate::dialer::Downstream;
-use crate::event::Event;
-use crate::lane::{Lane, Route, Unanswered};
+use crate::lane::{Lane, Route};
 use crate::limits::{BATCH_MAX, WINDOW};
 use crate::outage::Outage;
 use crate::state::{Carried, LinkState, Outgoing, Violation};
 use crate::stream::EventStream;
 use crate::terms::Terms;
 use crate::verdict::{Trouble, refused, unanswered};
-use crate::wire::{BATCH, EVENTS, HAVE, LINK, PREFER, TAKEN, number};
+use crate::wire::{BATCH, HAVE, LINK, TAKEN, number};
 
 /// How long a link that was closed and dropped here goes on for the server to take what is left and to answer.
 pub const LINGER: Duration = Duration::from_secs(30);
 
 /// What a request may take beside the time for which the server holds it: its body over a slow line.
-const MARGIN: Duration = Duration::from_secs(30);
+pub(crate) const MARGIN: Duration = Duration::from_secs(30);
 
 /// How long what has been taken may stay untold. Until then the server keeps it.
 const TELL_AFTER: Duration = Duration::from_millis(500);
@@ -39,10 +36,7 @@ const UNTOLD_MAX: usize = WINDOW / 4;
 const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Before the same is asked again where an answer brought nothing, and came sooner than it should.
-const BREATH: Duration = Duration::from_millis(100);
-
-/// After so many event streams that ended without anything, somebody on the way is taken to be against them.
-const BARREN_MAX: u32 = 3;
+pub(crate) const BREATH: Duration = Duration::from_millis(100);
 
 /// What a client's end works with.
 pub(crate) struct Carrier {
@@ -67,70 +61,9 @@ impl Carrier {
     }
 
     /// The headers of a request of this link: its id, and how far the server's messages have been taken.
-    fn headers(&self) -> [(HeaderName, HeaderValue); 2] {
+    pub(crate) fn headers(&self) -> [(HeaderName, HeaderValue); 2] {
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         [(LINK, self.terms.id.clone()), (HAVE, HeaderValue::from(self.state.tell_taken()))]
-    }
-
-    /// Asks for a stream of events.
-    pub(crate) async fn ask_events(
-        &self,
-        lane: &mut Lane,
-        patience: Duration,
-    ) -> Result<Response<Incoming>, Unanswered> {
-        let [link, have] = self.headers();
-        let headers = [link, have, (ACCEPT, HeaderValue::from_static(EVENTS))];
-        lane.ask(Method::GET, &headers, Bytes::new(), patience).await
-    }
-
-    /// Asks for messages that are there.
-    pub(crate) async fn ask_at_once(
-        &self,
-        lane: &mut Lane,
-        patience: Duration,
-    ) -> Result<Response<Incoming>, Unanswered> {
-        let [link, have] = self.headers();
-        let accept = (ACCEPT, HeaderValue::from_static(BATCH));
-        let headers = [link, have, accept, (PREFER, HeaderValue::from_static("wait=0"))];
-        lane.ask(Method::GET, &headers, Bytes::new(), patience).await
-    }
-
-    /// Asks for messages, and has the server wait for them as long as it likes.
-    async fn ask_patiently(&self, lane: &mut Lane) -> Result<Response<Incoming>, Unanswered> {
-        let [link, have] = self.headers();
-        let headers = [link, have, (ACCEPT, HeaderValue::from_static(BATCH))];
-        lane.ask(Method::GET, &headers, Bytes::new(), self.terms.hold + MARGIN).await
-    }
-
-    /// Takes what an answer with messages holds; says whether it held something new.
-    pub(crate) async fn take_answer(&self, response: Response<Incoming>) -> Result<bool, Trouble> {
-        match response.status() {
-            StatusCode::NO_CONTENT => return Ok(false),
-            StatusCode::OK => {}
-            status => return Err(refused(&self.route, status, response.headers())),
-        }
-        let read = timeout(MARGIN, body::read(response.into_body(), BATCH_MAX, |_| {})).await;
-        let bytes = match read {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(BodyError::TooLarge)) => {
-                return Err(against_rules(Violation("an answer that is too large")));
-            }
-            Ok(Err(BodyError::Broken(error))) => {
-                return Err(self.passing("an answer was cut").with_source(error));
-            }
-            Err(_) => return Err(self.passing("an answer took too long").into()),
-        };
-        let batch = Batch::decode(bytes).map_err(|error| against_rules(Violation(error.phrase())))?;
-        let before = self.state.taken();
-        self.take(batch).await?;
-        Ok(self.state.taken() > before)
-    }
-
-    async fn take(&self, batch: Batch) -> Result<(), Trouble> {
-        for (number, message) in batch.messages() {
-            self.state.take_in_time(number, &message).await.map_err(against_rules)?;
-        }
-        Ok(())
     }
 
     /// Carries the link until it ends. `stream` is what the dial has begun to read, `lane` where it did so.
@@ -161,11 +94,11 @@ impl Carrier {
         Lane::new(self.route.clone())
     }
 
-    fn lost(&self, how: &str) -> TransportError {
+    pub(crate) fn lost(&self, how: &str) -> TransportError {
         TransportError::lost(format!("{}: {how}", self.route.url.public))
     }
 
-    fn passing(&self, how: &str) -> Passing {
+    pub(crate) fn passing(&self, how: &str) -> Passing {
         Passing(self.lost(how))
     }
 
@@ -255,96 +188,13 @@ impl Carrier {
             }
         }
     }
-
-    /// Receives until the peer's close.
-    async fn receive_all(
-        &self,
-        mut lane: Lane,
-        mut stream: Option<EventStream>,
-    ) -> Result<(), TransportError> {
-        let mut polling = stream.is_none();
-        let mut outage = Outage::new(self.retry_window);
-        let mut barren = 0;
-        while !self.state.peer_has_closed() {
-            if polling {
-                match self.poll(&mut lane).await {
-                    Ok(()) => outage.over(),
-                    Err(trouble) => outage.bear(trouble).await?,
-                }
-                continue;
-            }
-            let mut fruitful = false;
-            let ended = self.follow(&mut lane, stream.take(), &mut fruitful).await;
-            if fruitful {
-                outage.over();
-                barren = 0;
-            } else {
-                barren += 1;
-            }
-            polling = self.downstream == Downstream::Auto && barren >= BARREN_MAX;
-            if let Err(trouble) = ended {
-                outage.bear(trouble).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn poll(&self, lane: &mut Lane) -> Result<(), Trouble> {
-        let begun = Instant::now();
-        let answer = self.ask_patiently(lane).await;
-        let answer = answer.map_err(|error| unanswered(&self.route, error))?;
-        if !self.take_answer(answer).await? && begun.elapsed() < BREATH {
-            sleep(BREATH).await;
-        }
-        Ok(())
-    }
-
-    /// Follows a stream of events until the peer's close; any other end is trouble. Says whether it brought something.
-    async fn follow(
-        &self,
-        lane: &mut Lane,
-        stream: Option<EventStream>,
-        fruitful: &mut bool,
-    ) -> Result<(), Trouble> {
-        let mut stream = match stream {
-            Some(stream) => stream,
-            None => {
-                let answer = self.ask_events(lane, self.terms.silence).await;
-                let answer = answer.map_err(|error| unanswered(&self.route, error))?;
-                if answer.status() != StatusCode::OK {
-                    return Err(refused(&self.route, answer.status(), answer.headers()));
-                }
-                EventStream::new(answer).map_err(against_rules)?
-            }
-        };
-        loop {
-            let event = match timeout(self.terms.silence, stream.next()).await {
-                Ok(Ok(Some(event))) => event,
-                Ok(Ok(None)) => return Err(self.passing("the event stream ended").into()),
-                Ok(Err(trouble)) => return Err(trouble.of_link(&self.route)),
-                Err(_) => return Err(self.passing("the event stream fell silent").into()),
-            };
-            match event {
-                Event::Hello => {}
-                Event::KeepAlive => *fruitful = true,
-                Event::Lost => return Err(Trouble::Final(self.lost("the other end is lost"))),
-                Event::Batch(batch) => {
-                    *fruitful = true;
-                    self.take(batch).await?;
-                    if self.state.peer_has_closed() {
-                        return Ok(());
-                    }
-                }
-            }
-        }
-    }
 }
 
 /// Trouble that passes.
-struct Passing(TransportError);
+pub(crate) struct Passing(TransportError);
 
 impl Passing {
-    fn with_source(self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Trouble {
+    pub(crate) fn with_source(self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Trouble {
         Self(self.0.with_source(source)).into()
     }
 }

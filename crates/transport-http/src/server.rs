@@ -3,26 +3,24 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::stream::unfold;
 use hyper::body::Body;
-use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use opor_transport_traits::{Bytes, Link, TransportError};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::batch::{Batch, encode};
+use crate::batch::Batch;
 use crate::body::{self, BodyError, HttpBody};
 use crate::caller::Caller;
-use crate::event;
-use crate::limits::{BATCH_MAX, EVENT_BATCH};
+use crate::downward::{events, poll};
+use crate::limits::BATCH_MAX;
 use crate::options::ServerOptions;
-use crate::registry::{Entry, Registry, Until};
-use crate::state::{Outgoing, Violation};
+use crate::registry::{Entry, Registry};
+use crate::state::Violation;
 use crate::wire::{
-    BATCH, BUFFERING, COMPLAINT, Complaint, EVENTS, EXPIRY, HAVE, HOLD, KEEP_ALIVE, LINK, SQUEEZE, TAKEN,
-    VERSION, VERSION_HEADER, in_millis, number, wait,
+    COMPLAINT, Complaint, EVENTS, EXPIRY, HAVE, HOLD, KEEP_ALIVE, LINK, SQUEEZE, TAKEN, VERSION,
+    VERSION_HEADER, in_millis, number, wait,
 };
 
 /// How long a client that was sent away stays away, in seconds.
@@ -204,30 +202,15 @@ impl HttpServer {
         entry.state.confirm(have).map_err(|violation| broken(entry, violation))?;
         let turn = entry.receiving.take();
         let link = entry.claim();
-        let events = headers.get(ACCEPT).is_some_and(|accept| accept == EVENTS);
-        let response = if events {
-            self.events(entry.clone(), have, turn)
+        let wants_events = headers.get(ACCEPT).is_some_and(|accept| accept == EVENTS);
+        let response = if wants_events {
+            events(entry.clone(), have, turn, self.0.options.keep_alive)
         } else {
             let options = &self.0.options;
             let hold = wait(headers).unwrap_or(options.hold).min(options.hold);
             poll(entry, have, turn, hold).await?
         };
         Ok(Answered { response, link })
-    }
-
-    /// A stream of events that goes on until the link ends, or the client asks for another.
-    fn events(&self, entry: Arc<Entry>, have: u64, turn: Until) -> Response<HttpBody> {
-        let events = Events { entry, have, turn, keep_alive: self.0.options.keep_alive, at: At::Hello };
-        let stream = unfold(events, |mut events| async move {
-            let piece = events.next().await?;
-            Some((piece, events))
-        });
-        let mut response = respond(StatusCode::OK, HttpBody::stream(stream));
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(EVENTS));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
-        headers.insert(BUFFERING, HeaderValue::from_static("no"));
-        response
     }
 }
 
@@ -254,75 +237,6 @@ async fn take(entry: &Entry, batch: Batch, until: Instant) -> Result<(), Complai
     tokio::select! {
         outcome = taking => outcome.map_err(|violation| broken(entry, violation)),
         () = sleep_until(until) => Ok(()),
-    }
-}
-
-/// Waits for messages, but not for ever.
-async fn poll(
-    entry: &Entry,
-    have: u64,
-    mut turn: Until,
-    hold: Duration,
-) -> Result<Response<HttpBody>, Complaint> {
-    let outgoing = tokio::select! {
-        biased;
-        outgoing = entry.state.outgoing(have, BATCH_MAX - 64) => Some(outgoing),
-        () = sleep(hold) => None,
-        () = turn.over() => None,
-    };
-    match outgoing {
-        Some(Outgoing::Some(first, messages)) => {
-            let batch = encode(first, &messages, entry.squeeze);
-            let mut response = respond(StatusCode::OK, HttpBody::whole(batch));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(BATCH));
-            Ok(response)
-        }
-        Some(Outgoing::Done) | None => Ok(respond(StatusCode::NO_CONTENT, HttpBody::empty())),
-        Some(Outgoing::Lost(_)) => Err(Complaint::UnknownLink),
-    }
-}
-
-/// A stream of events, as far as it has got.
-struct Events {
-    entry: Arc<Entry>,
-    have: u64,
-    turn: Until,
-    keep_alive: Duration,
-    at: At,
-}
-
-enum At {
-    Hello,
-    Messages,
-    End,
-}
-
-impl Events {
-    async fn next(&mut self) -> Option<Bytes> {
-        match self.at {
-            At::Hello => {
-                self.at = At::Messages;
-                return Some(event::HELLO);
-            }
-            At::Messages => {}
-            At::End => return None,
-        }
-        tokio::select! {
-            biased;
-            () = self.turn.over() => None,
-            outgoing = self.entry.state.outgoing(self.have, EVENT_BATCH) => match outgoing {
-                Outgoing::Some(first, messages) => {
-                    self.have = first + messages.len() as u64 - 1;
-                    Some(event::of_batch(self.have, &encode(first, &messages, self.entry.squeeze)))
-                }
-                Outgoing::Done => None,
-                Outgoing::Lost(_) => {
-                    self.at = At::End;
-                    Some(event::LOST)
-                }
-            },
-            () = sleep(self.keep_alive) => Some(event::KEEP_ALIVE),
-        }
     }
 }
 
@@ -362,7 +276,7 @@ fn complain(complaint: Complaint) -> Response<HttpBody> {
     response
 }
 
-fn respond(status: StatusCode, body: HttpBody) -> Response<HttpBody> {
+pub(crate) fn respond(status: StatusCode, body: HttpBody) -> Response<HttpBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

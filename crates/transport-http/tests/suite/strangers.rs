@@ -245,6 +245,49 @@ async fn what_was_not_confirmed_is_sent_again() -> Outcome {
     Ok(())
 }
 
+/// A client that asks anew has given the older request up: it is answered at once with what has been done so far.
+#[tokio::test]
+async fn a_newer_request_ends_an_older_one() -> Outcome {
+    let mut listener = listen(ServerOptions::default().with_hold(Duration::from_secs(3600)));
+    let (mut older, mut newer) = (Raw::to(&listener).await, Raw::to(&listener).await);
+    let (id, link) = older.link(&mut listener).await;
+    // Nothing comes down.
+    let answer = ended_by(&mut older, &mut newer, "GET", &id, b"").await?;
+    answer.is("204", "");
+
+    // Nobody takes what goes up: of these there is room for ten.
+    let (mut older, mut newer) = (Raw::to(&listener).await, Raw::to(&listener).await);
+    assert_eq!(older.post(&id, &batch(1, &[&[7; 100_000][..]; 5])).await.taken(), 5);
+    assert_eq!(older.post(&id, &batch(6, &[&[7; 100_000][..]; 4])).await.taken(), 9);
+    let answer = ended_by(&mut older, &mut newer, "POST", &id, &batch(10, &[&[7; 100_000][..]; 5])).await?;
+    assert_eq!(answer.taken(), 10);
+    drop(link);
+    Ok(())
+}
+
+/// The answer to a request that waits, when the same has been asked again.
+async fn ended_by(
+    older: &mut Raw,
+    newer: &mut Raw,
+    method: &str,
+    id: &str,
+    body: &[u8],
+) -> Result<Answer, crate::Fault> {
+    let mut asking = std::pin::pin!(older.ask(method, id, body));
+    // It has been sent when this is over, unless the machine is very slow: then it is the newer one.
+    if let Ok(answer) = timeout(Duration::from_millis(200), &mut asking).await {
+        return Err(format!("nothing was there to answer: {}", answer.head).into());
+    }
+    let again = newer.ask(method, id, body);
+    timeout(WATCHDOG, async {
+        tokio::select! {
+            answer = asking => Ok(answer),
+            answer = again => Ok(answer),
+        }
+    })
+    .await?
+}
+
 /// A client that says this breaks the rules: of its own link, and of no other.
 async fn breaks(how: &str, say: impl AsyncFn(&mut Raw, &str) -> Answer) -> Outcome {
     let mut listener = listen(ServerOptions::default());
