@@ -1,0 +1,59 @@
+//! TCP connections.
+
+use std::io::{Error, ErrorKind, Result as IoResult};
+use std::net::SocketAddr;
+
+use opor_transport_traits::TransportErrorKind as Kind;
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+
+/// How many connections wait for us to take them from the kernel: a burst of reconnects.
+const BACKLOG: u32 = 1024;
+
+/// Listens at an address.
+pub(crate) fn listen(address: SocketAddr) -> IoResult<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart must not wait for the connections of its predecessor to time out. On Windows it would mean something else.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Connects to the first address of a host that answers.
+pub(crate) async fn connect(host: &str, port: u16) -> IoResult<TcpStream> {
+    let mut failure = Error::new(ErrorKind::NotFound, "the name has no address");
+    for address in lookup_host((host, port)).await.map_err(|error| Error::new(ErrorKind::NotFound, error))? {
+        match connect_to(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+async fn connect_to(address: SocketAddr) -> IoResult<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    // Where nobody listens on a port of this machine, the kernel may choose the same port for us, and we reach ourselves.
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(ErrorKind::ConnectionRefused.into());
+    }
+    Ok(stream)
+}
+
+/// What it means that a connection could not be made, or ended before it was answered.
+pub(crate) fn kind_of(error: &Error) -> Kind {
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::InvalidInput | ErrorKind::Unsupported => Kind::Misconfigured,
+        ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable | ErrorKind::OutOfMemory => Kind::Exhausted,
+        // Too many open files, of this process or of the system: kinds that std has no name for.
+        _ if is_out_of_files(error) => Kind::Exhausted,
+        _ => Kind::Unreachable,
+    }
+}
+
+fn is_out_of_files(error: &Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    cfg!(unix) && matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
