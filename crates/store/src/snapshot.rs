@@ -181,7 +181,7 @@ impl Store {
         let io = |source| SnapshotError::Io { folder: folder.clone(), source };
         let image = image_file(&folder).map_err(io)?;
         let file = image.as_file();
-        copy::copy(self.engine.db, image.path(), reporter)?;
+        copy::copy(self.engine.db, image.path(), self.is_memory, reporter)?;
         let copy = OpenOptions::new().create(false).open(image.path()).map_err(SnapshotError::Open)?;
         strip::strip(&copy.engine, reporter)?;
         let mut manifest = describe(&copy, self.site_id(), file).map_err(|error| match error {
@@ -204,7 +204,7 @@ impl Store {
 
     /// Where the image is made: on the disk of the database, which has room for it or should have.
     fn image_folder(&self) -> PathBuf {
-        match self.path().filter(|path| !path.is_empty()).map(Path::new) {
+        match self.path().filter(|path| !self.is_memory && !path.is_empty()).map(Path::new) {
             Some(path) => {
                 let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
                 // SQLite would take a relative name that begins with `file:` for a URI.
