@@ -332,6 +332,36 @@ fn who_was_away_too_long_is_told_and_catches_up_with_a_snapshot() {
     assert_eq!(lines(&stores[1], "SELECT id, title, done FROM todos WHERE id = 'k7'"), ["k7|7|5"]);
 }
 
+/// The acknowledgement of what the desk has pulled never arrived. The desk does not pull it again, so the snapshot has to tell.
+#[test]
+fn a_row_whose_acknowledgement_was_lost_goes_with_the_snapshot_that_lacks_it() {
+    let folder = Folder::new();
+    let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+    let mut stores = [0xa, 0xb].map(|byte| wound(&folder, byte, &wall));
+    let [desk, phone] = &mut stores;
+    exec(desk, "INSERT INTO todos VALUES ('first', 1, 0)");
+    sync(phone, desk);
+    exec(phone, "INSERT INTO todos VALUES ('gone', 1, 0), ('kept', 2, 0)");
+    let batch = phone.changes(&Cursor::start(), 100).expect("the changes");
+    let cursor = Some((phone.site_id(), batch.cursor));
+    desk.apply_with(&batch.changeset, &ApplyOptions { cursor, ..ApplyOptions::default() }).expect("applied");
+    exec(desk, "DELETE FROM todos WHERE id = 'gone'");
+    exec(desk, "UPDATE todos SET done = 1 WHERE id = 'first'");
+    wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
+    assert_eq!(desk.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 1);
+    assert_eq!(phone.acknowledged_by(desk.site_id()).expect("read"), DbVersion(0));
+    exec(phone, "INSERT INTO todos VALUES ('new', 3, 0)");
+
+    let options = OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
+    let snapshot = desk.snapshot().expect("a snapshot");
+    phone.merge_snapshot(&image(&snapshot, &folder.file("b.db"), &options)).expect("merged");
+    assert_eq!(lines(phone, "SELECT id FROM todos ORDER BY id"), ["first", "kept", "new"]);
+    assert_eq!(phone.acknowledged_by(desk.site_id()).expect("read"), batch.cursor.base);
+    sync_all(&mut stores);
+    assert_eq!(living(&stores[0]), living(&stores[1]));
+    assert_eq!(lines(&stores[0], "SELECT id FROM todos ORDER BY id"), ["first", "kept", "new"]);
+}
+
 #[test]
 fn clocks_of_dropped_columns_go_and_those_of_others_stay() {
     let folder = Folder::new();

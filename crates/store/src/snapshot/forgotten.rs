@@ -7,6 +7,7 @@ use opor_core::{
     CausalLength, Cell, Changeset, Clock, ColVersion, DbVersion, PackedKey, RowChange, SiteId, Value,
 };
 
+use super::manifest::Pulled;
 use super::receive::{RestoreError, SnapshotImage};
 use crate::apply::ApplyReport;
 use crate::block::CellClock;
@@ -26,7 +27,7 @@ impl Store {
         reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, RestoreError> {
         let (sender, horizon) = (image.manifest.site, image.manifest.horizon);
-        let acknowledged = meta::acknowledged(self.engine.db, sender)?;
+        let acknowledged = self.known_to_sender(image)?;
         let pulled = meta::pulled(self.engine.db, sender)?.map_or(0, |cursor| cursor.base.0);
         let mut report = ApplyReport::default();
         // What the sender has never held it cannot have deleted; and what it deleted since the horizon it tells.
@@ -53,6 +54,21 @@ impl Store {
         }
         reporter.end()?;
         Ok(report)
+    }
+}
+
+impl Store {
+    /// How much of the log here the sender has pulled. It may not have come to say so, and a row that it has pulled once it
+    /// does not pull again.
+    fn known_to_sender(&self, image: &SnapshotImage) -> Result<u64, rusqlite::Error> {
+        let (db, sender, own) = (self.engine.db, image.manifest.site, self.site_id());
+        let pulled = image.manifest.pulled.iter().find(|pulled| pulled.site == own);
+        if let Some(Pulled { epoch, base, .. }) = pulled
+            && self.engine.is_of_history(*epoch, base.0)?
+        {
+            self.engine.uncaptured(|| meta::save_acknowledged(db, sender, base.0))?;
+        }
+        meta::acknowledged(db, sender)
     }
 }
 
