@@ -31,9 +31,11 @@ impl World<'_> {
             }
             Event::Partition { mask } => self.partition(mask),
             Event::Join => {
-                (0..links).filter(|link| !self.links[*link].is_mute).collect::<Vec<_>>().into_iter().for_each(
-                    |link| self.heal(link),
-                );
+                (0..links)
+                    .filter(|link| !self.links[*link].is_mute)
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .for_each(|link| self.heal(link));
                 Ok(())
             }
             Event::Mute { link } if link < links => {
@@ -103,7 +105,8 @@ impl World<'_> {
         let store = &self.nodes[node].stores.as_ref().expect("it runs").writer;
         let written = store.changes_since(DbVersion(version.0 - 1)).expect("changes read");
         for change in written.changes() {
-            let cell = (change.table.to_string(), change.pk.as_bytes().to_vec(), change.cid.as_str().to_owned());
+            let cell =
+                (change.table.to_string(), change.pk.as_bytes().to_vec(), change.cid.as_str().to_owned());
             let newest = self.newest.entry(cell).or_default();
             *newest = (change.cl.0, change.col_version.0).max(*newest);
         }
@@ -191,7 +194,8 @@ impl World<'_> {
         if of.stores.take().is_none() {
             return Ok(());
         }
-        let busy = self.conns.values().any(|conn| (0..2).any(|side| conn.ends[side] == node && conn.jobs[side] > 0));
+        let busy =
+            self.conns.values().any(|conn| (0..2).any(|side| conn.ends[side] == node && conn.jobs[side] > 0));
         if busy {
             self.tally.count("crash in the middle of work");
         }
@@ -248,7 +252,11 @@ impl World<'_> {
         }
         self.compacted = true;
         self.forgot |= retention.is_some();
-        self.tally.count(if retention.is_some() { "deletes forgotten" } else { "acknowledged deletes dropped" });
+        self.tally.count(if retention.is_some() {
+            "deletes forgotten"
+        } else {
+            "acknowledged deletes dropped"
+        });
         for at in self.ends_of(node) {
             let stores = self.nodes[node].stores.as_ref();
             let peer = self.conns[&at.conn].sides[at.side].as_ref().and_then(|side| side.peer);
@@ -300,7 +308,9 @@ fn transaction(
     let transaction = store.transaction()?;
     for sql in statements {
         match transaction.execute_batch(sql) {
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => return Ok(false),
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                return Ok(false);
+            }
             done => done?,
         }
     }

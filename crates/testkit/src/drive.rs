@@ -276,9 +276,9 @@ impl World<'_> {
     }
 
     fn send(&mut self, at: End, frame: Vec<u8>) -> Result<(), Failure> {
-        let frame_max = (0..2).filter_map(|side| self.node_of(End { side, ..at })).map(|node| {
-            self.config(node, opor_sync_proto::Role::Initiator).frame_max
-        });
+        let frame_max = (0..2)
+            .filter_map(|side| self.node_of(End { side, ..at }))
+            .map(|node| self.config(node, opor_sync_proto::Role::Initiator).frame_max);
         let frame_max = frame_max.min().expect("it has ends");
         if frame.len() > frame_max {
             let detail = format!("a frame of {} bytes, the limit is {frame_max}", frame.len());
@@ -358,7 +358,8 @@ impl World<'_> {
     fn close(&mut self, at: End, reason: &CloseReason, farewell: Option<Vec<u8>>) -> Result<(), Failure> {
         self.ended += 1;
         let now = self.now;
-        let mut side = self.conns.get_mut(&at.conn).and_then(|conn| conn.sides[at.side].take()).expect("it ends");
+        let mut side =
+            self.conns.get_mut(&at.conn).and_then(|conn| conn.sides[at.side].take()).expect("it ends");
         for input in [Input::LocalCommit, Input::Closed, Input::Message(&[0x10, 11, 0, 1]), Input::Shutdown] {
             side.session.handle_input(input, now);
         }

@@ -198,9 +198,7 @@ fn event(name: &str, numbers: &[i128]) -> Option<Event> {
         "hang" => (2, Event::Hang { replica: index(0)?, millis: number(1)? }),
         "crash" => (2, Event::Crash { replica: index(0)?, effects: number(1)? }),
         "restart" => (1, Event::Restart { replica: index(0)? }),
-        "skew" => {
-            (2, Event::Skew { replica: index(0)?, millis: numbers.get(1).copied()?.try_into().ok()? })
-        }
+        "skew" => (2, Event::Skew { replica: index(0)?, millis: numbers.get(1).copied()?.try_into().ok()? }),
         "drop" => (2, Event::Drop { link: index(0)?, side: side()? }),
         "duplicate" => (2, Event::Duplicate { link: index(0)?, side: side()? }),
         "swap" => (2, Event::Swap { link: index(0)?, side: side()? }),

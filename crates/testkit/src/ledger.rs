@@ -2,8 +2,8 @@
 //!
 //! So a look at it says which transactions a replica has, in what order they came, and whether they are whole.
 
-use opor_store::rusqlite::{Connection, Error, params};
 use opor_store::Store;
+use opor_store::rusqlite::{Connection, Error, params};
 
 /// Its name.
 pub(crate) const TABLE: &str = "testkit_ledger";

@@ -78,7 +78,8 @@ impl Node {
             let true_ms = WALL_START_MS + time.load(Ordering::Relaxed);
             WallMillis(true_ms.saturating_add_signed(shown.load(Ordering::Relaxed)))
         };
-        let options = OpenOptions::new().clock(plan.clocks.of(index)).site_id(site).wall_clock(Arc::new(wall));
+        let options =
+            OpenOptions::new().clock(plan.clocks.of(index)).site_id(site).wall_clock(Arc::new(wall));
         let name = format!("{world}-{index}");
         let seed = Rng::at(plan.seed, &[0x0de, index as u64]).bits();
         let mut keeper =

@@ -138,7 +138,8 @@ impl Faults {
     ];
 
     pub(crate) const fn rates(&self) -> [u64; 11] {
-        let Self { cut, partition, mute, hang, crash, skew, drop, duplicate, swap, compact, snapshot } = *self;
+        let Self { cut, partition, mute, hang, crash, skew, drop, duplicate, swap, compact, snapshot } =
+            *self;
         [cut, partition, mute, hang, crash, skew, drop, duplicate, swap, compact, snapshot]
     }
 
@@ -286,7 +287,8 @@ impl Plan {
             "seed" => self.seed = number()?,
             "topology" => self.topology = value.parse().ok()?,
             "replicas" => {
-                self.replicas = value.parse().ok().filter(|count| (2..=Self::REPLICAS_MAX).contains(count))?;
+                self.replicas =
+                    value.parse().ok().filter(|count| (2..=Self::REPLICAS_MAX).contains(count))?;
             }
             "clocks" => self.clocks = value.parse().ok()?,
             "steps" => self.steps = value.parse().ok()?,
@@ -326,7 +328,8 @@ mod tests {
 
     #[test]
     fn what_is_no_plan_is_named() {
-        for bad in ["seed", "seed=x", "replicas=1", "replicas=9", "topology=tree", "luck=3", "changes_max=0"] {
+        for bad in ["seed", "seed=x", "replicas=1", "replicas=9", "topology=tree", "luck=3", "changes_max=0"]
+        {
             assert_eq!(bad.parse::<Plan>(), Err(PlanError { field: bad.to_owned() }));
         }
     }

@@ -52,7 +52,8 @@ impl FromStr for Replay {
         let mut lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
         let (_, plan) = lines.next().ok_or(ReplayError::NoPlan)?;
         let plan = plan.parse().map_err(ReplayError::Plan)?;
-        let step = |(line, text): (usize, &str)| text.parse().map_err(|source| ReplayError::Step { line, source });
+        let step =
+            |(line, text): (usize, &str)| text.parse().map_err(|source| ReplayError::Step { line, source });
         let steps = lines.map(step).collect::<Result<_, _>>()?;
         Ok(Self { plan, steps })
     }

@@ -13,7 +13,11 @@ impl Rng {
 
     /// A generator for one place of a run. What happens at other places, or does not, moves none of its numbers.
     pub(crate) fn at(seed: u64, place: &[u64]) -> Self {
-        Self(place.iter().fold(seed, |seed, part| Self(seed ^ part.wrapping_mul(0xff51_afd7_ed55_8ccd)).bits()))
+        Self(
+            place
+                .iter()
+                .fold(seed, |seed, part| Self(seed ^ part.wrapping_mul(0xff51_afd7_ed55_8ccd)).bits()),
+        )
     }
 
     /// The next 64 bits.

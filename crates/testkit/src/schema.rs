@@ -56,7 +56,8 @@ impl Schema {
 /// written together and must never differ.
 impl Default for Schema {
     fn default() -> Self {
-        let halves = "SELECT 1 FROM left_half l FULL JOIN right_half r ON r.id = 'pair ' || l.id WHERE l.v IS NOT r.v";
+        let halves =
+            "SELECT 1 FROM left_half l FULL JOIN right_half r ON r.id = 'pair ' || l.id WHERE l.v IS NOT r.v";
         Self::new(CREATE, &["item", "note", "edge", "left_half", "right_half"], transaction).never(halves)
     }
 }
@@ -96,7 +97,9 @@ fn statements(rng: &mut Rng) -> Vec<String> {
         _ => {
             let (pair, v) = (rng.below(6), rng.below(1_000_000));
             return vec![
-                format!("INSERT INTO left_half VALUES ({pair}, {v}) ON CONFLICT DO UPDATE SET v = excluded.v"),
+                format!(
+                    "INSERT INTO left_half VALUES ({pair}, {v}) ON CONFLICT DO UPDATE SET v = excluded.v"
+                ),
                 format!(
                     "INSERT INTO right_half VALUES ('pair {pair}', {v}) ON CONFLICT DO UPDATE SET v = excluded.v"
                 ),

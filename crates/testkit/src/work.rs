@@ -124,7 +124,8 @@ fn apply(node: &mut Node, peer: SiteId, work: Work) -> Result<Option<DbVersion>,
                 return Err(Rejection::Snapshot);
             }
             let file = node.partial_file(peer);
-            let receiver = SnapshotReceiver::begin(file, manifest.clone()).map_err(|_| Rejection::Snapshot)?;
+            let receiver =
+                SnapshotReceiver::begin(file, manifest.clone()).map_err(|_| Rejection::Snapshot)?;
             node.partials.insert(peer, (offer.id, manifest));
             running(node).receivers.insert(peer, receiver);
             Ok(None)
@@ -182,9 +183,7 @@ fn merge(
     let cursor = of_store(cursor).ok_or(Rejection::Malformed)?;
     let changeset = match changeset {
         [] => Changeset::new(),
-        bytes => {
-            Changeset::from_bytes(bytes, &DecodeLimits::default()).map_err(|_| Rejection::Malformed)?
-        }
+        bytes => Changeset::from_bytes(bytes, &DecodeLimits::default()).map_err(|_| Rejection::Malformed)?,
     };
     let options = ApplyOptions { cursor: Some((peer, cursor)), ..ApplyOptions::default() };
     let report = store.apply_with(&changeset, &options).map_err(|error| refused(&error))?;

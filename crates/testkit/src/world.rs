@@ -18,8 +18,13 @@ use crate::trace::Trace;
 use crate::work::{Done, Job, Newest};
 
 /// Quick enough that silences and stalls happen within a run.
-const IMPATIENT: Timeouts =
-    Timeouts { handshake_ms: 4_000, keepalive_ms: 4_000, idle_ms: 12_000, stall_ms: 20_000, cursor_ms: 1_000 };
+const IMPATIENT: Timeouts = Timeouts {
+    handshake_ms: 4_000,
+    keepalive_ms: 4_000,
+    idle_ms: 12_000,
+    stall_ms: 20_000,
+    cursor_ms: 1_000,
+};
 /// The largest changeset or chunk where transactions may arrive in pieces: one chunk of a snapshot must fit.
 const ITEM_MAX: usize = 512 << 10;
 const FRAME_MAX: usize = 16 << 10;
@@ -37,13 +42,23 @@ pub(crate) enum Happening {
     /// The link took the frame.
     Sent(End),
     /// The store does a job, unless the replica has crashed since.
-    Work { at: End, life: u64, job: Job },
+    Work {
+        at: End,
+        life: u64,
+        job: Job,
+    },
     /// The session hears what came of it.
-    Done { at: End, life: u64, done: Done },
+    Done {
+        at: End,
+        life: u64,
+        done: Done,
+    },
     Wake(End),
     /// The other end has closed.
     Hangup(End),
-    Connect { link: usize },
+    Connect {
+        link: usize,
+    },
 }
 
 pub(crate) struct World<'s> {

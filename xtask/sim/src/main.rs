@@ -154,13 +154,16 @@ fn report_failure(args: &Args, plan: &Plan, schema: &Schema, sum: &Sum) -> Resul
     eprintln!("looking for fewer steps that fail ...");
     let steps = plan.steps();
     let Some(shrunk) = shrink(plan, schema, &steps, SHRINK_RUNS) else {
-        println!("sim FAILED, but not again: a run that depends on more than its seed is a bug of the simulator");
+        println!(
+            "sim FAILED, but not again: a run that depends on more than its seed is a bug of the simulator"
+        );
         return Ok(());
     };
-    let text = format!("# {}\n{}", shrunk.failure.to_string().replace('\n', "\n# "), Replay {
-        plan: plan.clone(),
-        steps: shrunk.steps.clone()
-    });
+    let text = format!(
+        "# {}\n{}",
+        shrunk.failure.to_string().replace('\n', "\n# "),
+        Replay { plan: plan.clone(), steps: shrunk.steps.clone() }
+    );
     println!("\n{text}");
     if let Some(folder) = args.out.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("could not make {}", folder.display()))?;
