@@ -105,8 +105,11 @@ impl World<'_> {
             Told::Open => self.tally.count("session open"),
             Told::CaughtUp => {
                 self.tally.count("caught up");
-                let link = self.conns[&at.conn].link;
-                self.links[link].failures = 0;
+                let conn = self.conns.get_mut(&at.conn).expect("it goes on");
+                conn.caught_up[at.side] = true;
+                if conn.caught_up == [true; 2] {
+                    self.links[conn.link].failures = 0;
+                }
             }
             Told::Acknowledged(cursor) => {
                 self.check_acknowledged(at, &cursor)?;

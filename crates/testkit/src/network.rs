@@ -30,7 +30,7 @@ pub(crate) struct Link {
     pub(crate) jobs: [u64; 2],
     /// Connections ever tried.
     pub(crate) tries: u64,
-    /// Connections since the last one on which the dialling end caught up.
+    /// Connections since the last one on which both ends caught up.
     pub(crate) failures: u32,
 }
 
@@ -47,6 +47,8 @@ pub(crate) struct Conn {
     pub(crate) jobs: [u32; 2],
     /// Whether something has gone wrong that may end its sessions.
     pub(crate) faulted: bool,
+    /// Which ends have had all that the other had.
+    pub(crate) caught_up: [bool; 2],
     /// Whether the dialling end is done with it.
     pub(crate) left: bool,
 }

@@ -271,8 +271,20 @@ impl<'s> World<'s> {
         let sides = [side(0), side(1)];
         let faulted = ends.iter().any(|end| self.nodes[*end].hung_until > self.now);
         let (flight, arrival) = ([VecDeque::new(), VecDeque::new()], [self.now; 2]);
-        self.conns
-            .insert(id, Conn { link, ends, sides, flight, arrival, jobs: [0; 2], faulted, left: false });
+        self.conns.insert(
+            id,
+            Conn {
+                link,
+                ends,
+                sides,
+                flight,
+                arrival,
+                jobs: [0; 2],
+                faulted,
+                caught_up: [false; 2],
+                left: false,
+            },
+        );
         self.settle(End { conn: id, side: 0 })?;
         self.settle(End { conn: id, side: 1 })
     }

@@ -42,6 +42,9 @@ struct Args {
     /// Prints a line for each seed: its trace.
     #[arg(long)]
     traces: bool,
+    /// Does not look for fewer steps when a seed fails.
+    #[arg(long)]
+    no_shrink: bool,
     /// Plays the run in this file, once.
     #[arg(long)]
     replay: Option<PathBuf>,
@@ -151,6 +154,10 @@ fn many(args: &Args) -> Result<ExitCode> {
 }
 
 fn report_failure(args: &Args, plan: &Plan, schema: &Schema, sum: &Sum) -> Result<()> {
+    if args.no_shrink {
+        println!("sim FAILED after {}", sum.line());
+        return Ok(());
+    }
     eprintln!("looking for fewer steps that fail ...");
     let steps = plan.steps();
     let Some(shrunk) = shrink(plan, schema, &steps, SHRINK_RUNS) else {
