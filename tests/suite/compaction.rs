@@ -362,6 +362,36 @@ fn a_row_whose_acknowledgement_was_lost_goes_with_the_snapshot_that_lacks_it() {
     assert_eq!(lines(&stores[0], "SELECT id FROM todos ORDER BY id"), ["first", "kept", "new"]);
 }
 
+/// The snapshot was made before the desk pulled a row of the phone, and is merged after the phone has heard of that.
+#[test]
+fn a_row_that_came_after_the_snapshot_was_made_stays() {
+    let folder = Folder::new();
+    let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+    let mut stores = [0xa, 0xb].map(|byte| wound(&folder, byte, &wall));
+    exec(&stores[0], "INSERT INTO todos VALUES ('first', 1, 0), ('gone', 2, 0)");
+    sync_all(&mut stores);
+    let [desk, phone] = &mut stores;
+    exec(desk, "DELETE FROM todos WHERE id = 'gone'");
+    exec(desk, "UPDATE todos SET done = 1 WHERE id = 'first'");
+    wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
+    assert_eq!(desk.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 1);
+    let snapshot = desk.snapshot().expect("a snapshot");
+    exec(phone, "INSERT INTO todos VALUES ('new', 3, 0)");
+    sync(desk, phone);
+    assert_eq!(
+        phone.acknowledged_by(desk.site_id()).expect("read"),
+        phone.db_version().expect("a version"),
+        "the phone knows that the desk has it"
+    );
+
+    let options = OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
+    phone.merge_snapshot(&image(&snapshot, &folder.file("b.db"), &options)).expect("merged");
+    assert_eq!(lines(phone, "SELECT id FROM todos ORDER BY id"), ["first", "new"]);
+    sync_all(&mut stores);
+    assert_eq!(lines(&stores[0], "SELECT id FROM todos ORDER BY id"), ["first", "new"]);
+    assert_eq!(living(&stores[0]), living(&stores[1]));
+}
+
 #[test]
 fn clocks_of_dropped_columns_go_and_those_of_others_stay() {
     let folder = Folder::new();

@@ -58,17 +58,21 @@ impl Store {
 }
 
 impl Store {
-    /// How much of the log here the sender has pulled. It may not have come to say so, and a row that it has pulled once it
-    /// does not pull again.
+    /// How much of the log here the sender had pulled when the image was made.
+    ///
+    /// What it has acknowledged may be more and may be less: the image may be older than the last pull, and then lacks rows that
+    /// nobody deleted; and an acknowledgement may have got lost, of a row that is never pulled again.
     fn known_to_sender(&self, image: &SnapshotImage) -> Result<u64, rusqlite::Error> {
-        let (db, sender, own) = (self.engine.db, image.manifest.site, self.site_id());
-        let pulled = image.manifest.pulled.iter().find(|pulled| pulled.site == own);
-        if let Some(Pulled { epoch, base, .. }) = pulled
-            && self.engine.is_of_history(*epoch, base.0)?
-        {
-            self.engine.uncaptured(|| meta::save_acknowledged(db, sender, base.0))?;
+        let (sender, own) = (image.manifest.site, self.site_id());
+        let Some(pulled) = image.manifest.pulled.iter().find(|pulled| pulled.site == own) else {
+            return Ok(0);
+        };
+        let Pulled { epoch, base, .. } = *pulled;
+        if !self.engine.is_of_history(epoch, base.0)? {
+            return Ok(0);
         }
-        meta::acknowledged(db, sender)
+        self.engine.uncaptured(|| meta::save_acknowledged(self.engine.db, sender, base.0))?;
+        Ok(base.0)
     }
 }
 
