@@ -163,7 +163,7 @@ pub struct Plan {
     /// How many steps are planned.
     pub steps: usize,
     /// How many changes travel at once. With [`Plan::WHOLE`] or more every changeset is all that there is, so that whole
-    /// transactions arrive; that is then checked at every moment, otherwise at the end.
+    /// transactions arrive; that is then checked at every moment.
     pub changes_max: usize,
     /// Whether sessions give and take snapshots.
     pub snapshots: bool,

@@ -43,8 +43,8 @@ impl Schema {
         }
     }
 
-    /// Adds a query that must never find a row: what every transaction keeps true, and every merge of whole transactions.
-    /// Where transactions may arrive in pieces it is asked at the end only.
+    /// Adds a query that must never find a row: what every transaction keeps true, and every merge of whole transactions. It is
+    /// asked after every commit of every replica, in runs in which transactions arrive whole.
     #[must_use]
     pub fn never(mut self, query: impl Into<String>) -> Self {
         self.always.push(query.into());
