@@ -392,6 +392,43 @@ fn a_row_that_came_after_the_snapshot_was_made_stays() {
     assert_eq!(living(&stores[0]), living(&stores[1]));
 }
 
+/// The phone still has the tombstones that the desk has forgotten, and refuses rows of an earlier life.
+#[test]
+fn rows_that_a_snapshot_lacks_are_taken_by_those_who_remember_a_delete() {
+    let folder = Folder::new();
+    let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+    let mut stores = [0xa, 0xb, 0xc].map(|byte| wound(&folder, byte, &wall));
+    exec(&stores[0], "INSERT INTO todos VALUES ('first', 1, 0), ('whole', 2, 0), ('part', 3, 0)");
+    sync_all(&mut stores);
+    let [desk, phone, late] = &mut stores;
+    exec(desk, "INSERT INTO todos VALUES ('unseen', 4, 0)");
+    exec(desk, "DELETE FROM todos WHERE id = 'part'; INSERT INTO todos VALUES ('part', 5, 0)");
+    exec(desk, "DELETE FROM todos WHERE id <> 'first'");
+    exec(desk, "UPDATE todos SET done = 1 WHERE id = 'first'");
+    sync(phone, desk);
+    sync(desk, phone);
+    wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
+    assert_eq!(desk.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 3);
+    exec(late, "UPDATE todos SET title = 7, done = 7 WHERE id = 'whole'");
+    exec(late, "UPDATE todos SET done = 8 WHERE id = 'part'");
+    exec(late, "INSERT INTO todos VALUES ('new', 9, 9)");
+
+    let options = OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
+    let snapshot = desk.snapshot().expect("a snapshot");
+    late.merge_snapshot(&image(&snapshot, &folder.file("c.db"), &options)).expect("merged");
+    // Of a key that it never knew.
+    exec(late, "INSERT INTO todos VALUES ('unseen', 10, 10)");
+    sync(desk, late);
+    sync(phone, desk);
+    let expected = ["first|1|1", "new|9|9", "part|3|8", "unseen|10|10", "whole|7|7"];
+    for store in [&*desk, &*phone, &*late] {
+        assert_eq!(lines(store, "SELECT id, title, done FROM todos ORDER BY id"), expected);
+    }
+    sync_all(&mut stores);
+    let first = living(&stores[0]);
+    stores[1..].iter().for_each(|store| assert_eq!(living(store), first));
+}
+
 #[test]
 fn clocks_of_dropped_columns_go_and_those_of_others_stay() {
     let folder = Folder::new();

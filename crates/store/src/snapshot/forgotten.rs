@@ -30,8 +30,8 @@ impl Store {
         let acknowledged = self.known_to_sender(image)?;
         let pulled = meta::pulled(self.engine.db, sender)?.map_or(0, |cursor| cursor.base.0);
         let mut report = ApplyReport::default();
-        // What the sender has never held it cannot have deleted; and what it deleted since the horizon it tells.
-        if acknowledged == 0 || pulled >= horizon {
+        // What it deleted since the horizon it tells.
+        if pulled >= horizon {
             return Ok(report);
         }
         reporter.begin(Phase::Prune, 0)?;
@@ -41,7 +41,8 @@ impl Store {
             let Some(table) = ours.table(&their_table.name) else { continue };
             let lookup = RowLookup::new(&source.engine, their_table)?;
             let values = RowValues::new(&self.engine, table)?;
-            let mut forgotten = Forgotten { store: self, table, lookup, values, acknowledged, sender };
+            let cut = source.engine.clocks.borrow().cut_lengths.get(&their_table.id).copied().unwrap_or(0);
+            let mut forgotten = Forgotten { store: self, table, lookup, values, acknowledged, cut, sender };
             let mut after = None;
             loop {
                 let page = self.engine.rows_after(table, after.as_ref())?;
@@ -82,6 +83,8 @@ struct Forgotten<'s> {
     lookup: RowLookup,
     values: RowValues,
     acknowledged: u64,
+    /// The longest causal length among the tombstones that the sender has forgotten.
+    cut: u64,
     sender: SiteId,
 }
 
@@ -92,17 +95,18 @@ impl Forgotten<'_> {
         for row in page {
             let clocks = self.store.engine.row_clocks(self.table, &row)?;
             let (oldest, newest) = clocks.versions();
-            // A row that is newer as a whole is one the sender has not heard of yet.
-            let known = clocks.cl > 0 && oldest <= self.acknowledged;
-            if !known || self.lookup.has(&row.key)? {
+            // A row that is newer as a whole the sender may not have heard of yet; what it has never held it cannot have
+            // deleted. But the key may have had a row before, whose tombstone somebody still has.
+            let known = oldest <= self.acknowledged;
+            if clocks.cl == 0 || (!known && clocks.cl > self.cut) || self.lookup.has(&row.key)? {
                 continue;
             }
             if newest <= self.acknowledged {
                 push(&mut changes, self.table, row.key, clocks.cl + 1, self.sender, Vec::new());
             } else if let Some(values) = self.values.read(self.table, &row.key)? {
                 let cells = self.cells(&mut changes, &clocks, values)?;
-                let own = self.store.site_id();
-                push(&mut changes, self.table, row.key, clocks.cl + 2, own, cells);
+                let (own, life) = (self.store.site_id(), (clocks.cl + 2).max(self.cut + 1));
+                push(&mut changes, self.table, row.key, life, own, cells);
             }
         }
         Ok(changes)
