@@ -188,7 +188,9 @@ fn merge(
     let options = ApplyOptions { cursor: Some((peer, cursor)), ..ApplyOptions::default() };
     let report = store.apply_with(&changeset, &options).map_err(|error| refused(&error))?;
     let kept = store.peer_cursor(peer).expect("cursors read");
-    assert_eq!(kept, Some(cursor), "a cursor is stored with the changes that it covers");
+    // A second session with the same peer may have got further meanwhile.
+    let is_stored = kept.is_some_and(|kept| kept == cursor || kept.base > cursor.base || kept.is_partial());
+    assert!(is_stored, "a cursor is stored with the changes that it covers: {cursor}, and not {kept:?}");
     Ok(report.db_version)
 }
 

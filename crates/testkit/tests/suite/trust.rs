@@ -59,11 +59,11 @@ fn a_failure_is_made_short_and_fails_again_when_it_is_read() {
 /// A trigger that runs at every replica, and writes what is not recorded: replicas differ by one for each merge on the way.
 #[test]
 fn replicas_that_differ_are_told_apart() {
-    let create = "CREATE TABLE t(id INTEGER PRIMARY KEY NOT NULL, v);
-        CREATE TRIGGER t_upset AFTER INSERT ON t BEGIN UPDATE t SET v = v + 1 WHERE id = new.id; END;";
+    let create = "CREATE TABLE t(id INTEGER PRIMARY KEY NOT NULL, v, w DEFAULT 0);
+        CREATE TRIGGER t_upset AFTER UPDATE OF v ON t BEGIN UPDATE t SET w = w + 1 WHERE id = new.id; END;";
     let write = |rng: &mut opor_testkit::Rng| {
         let (id, v) = (rng.below(6), rng.below(100));
-        vec![format!("INSERT INTO t VALUES ({id}, {v}) ON CONFLICT DO UPDATE SET v = excluded.v")]
+        vec![format!("INSERT INTO t(id, v) VALUES ({id}, {v}) ON CONFLICT DO UPDATE SET v = excluded.v")]
     };
     let schema = Schema::new(create, &["t"], write);
     let found = (0..20).find_map(|seed| {
