@@ -332,6 +332,103 @@ fn who_was_away_too_long_is_told_and_catches_up_with_a_snapshot() {
     assert_eq!(lines(&stores[1], "SELECT id, title, done FROM todos WHERE id = 'k7'"), ["k7|7|5"]);
 }
 
+/// The acknowledgement of what the desk has pulled never arrived. The desk does not pull it again, so the snapshot has to tell.
+#[test]
+fn a_row_whose_acknowledgement_was_lost_goes_with_the_snapshot_that_lacks_it() {
+    let folder = Folder::new();
+    let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+    let mut stores = [0xa, 0xb].map(|byte| wound(&folder, byte, &wall));
+    let [desk, phone] = &mut stores;
+    exec(desk, "INSERT INTO todos VALUES ('first', 1, 0)");
+    sync(phone, desk);
+    exec(phone, "INSERT INTO todos VALUES ('gone', 1, 0), ('kept', 2, 0)");
+    let batch = phone.changes(&Cursor::start(), 100).expect("the changes");
+    let cursor = Some((phone.site_id(), batch.cursor));
+    desk.apply_with(&batch.changeset, &ApplyOptions { cursor, ..ApplyOptions::default() }).expect("applied");
+    exec(desk, "DELETE FROM todos WHERE id = 'gone'");
+    exec(desk, "UPDATE todos SET done = 1 WHERE id = 'first'");
+    wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
+    assert_eq!(desk.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 1);
+    assert_eq!(phone.acknowledged_by(desk.site_id()).expect("read"), DbVersion(0));
+    exec(phone, "INSERT INTO todos VALUES ('new', 3, 0)");
+
+    let options = OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
+    let snapshot = desk.snapshot().expect("a snapshot");
+    phone.merge_snapshot(&image(&snapshot, &folder.file("b.db"), &options)).expect("merged");
+    assert_eq!(lines(phone, "SELECT id FROM todos ORDER BY id"), ["first", "kept", "new"]);
+    assert_eq!(phone.acknowledged_by(desk.site_id()).expect("read"), batch.cursor.base);
+    sync_all(&mut stores);
+    assert_eq!(living(&stores[0]), living(&stores[1]));
+    assert_eq!(lines(&stores[0], "SELECT id FROM todos ORDER BY id"), ["first", "kept", "new"]);
+}
+
+/// The snapshot was made before the desk pulled a row of the phone, and is merged after the phone has heard of that.
+#[test]
+fn a_row_that_came_after_the_snapshot_was_made_stays() {
+    let folder = Folder::new();
+    let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+    let mut stores = [0xa, 0xb].map(|byte| wound(&folder, byte, &wall));
+    exec(&stores[0], "INSERT INTO todos VALUES ('first', 1, 0), ('gone', 2, 0)");
+    sync_all(&mut stores);
+    let [desk, phone] = &mut stores;
+    exec(desk, "DELETE FROM todos WHERE id = 'gone'");
+    exec(desk, "UPDATE todos SET done = 1 WHERE id = 'first'");
+    wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
+    assert_eq!(desk.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 1);
+    let snapshot = desk.snapshot().expect("a snapshot");
+    exec(phone, "INSERT INTO todos VALUES ('new', 3, 0)");
+    sync(desk, phone);
+    assert_eq!(
+        phone.acknowledged_by(desk.site_id()).expect("read"),
+        phone.db_version().expect("a version"),
+        "the phone knows that the desk has it"
+    );
+
+    let options = OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
+    phone.merge_snapshot(&image(&snapshot, &folder.file("b.db"), &options)).expect("merged");
+    assert_eq!(lines(phone, "SELECT id FROM todos ORDER BY id"), ["first", "new"]);
+    sync_all(&mut stores);
+    assert_eq!(lines(&stores[0], "SELECT id FROM todos ORDER BY id"), ["first", "new"]);
+    assert_eq!(living(&stores[0]), living(&stores[1]));
+}
+
+/// The phone still has the tombstones that the desk has forgotten, and refuses rows of an earlier life.
+#[test]
+fn rows_that_a_snapshot_lacks_are_taken_by_those_who_remember_a_delete() {
+    let folder = Folder::new();
+    let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+    let mut stores = [0xa, 0xb, 0xc].map(|byte| wound(&folder, byte, &wall));
+    exec(&stores[0], "INSERT INTO todos VALUES ('first', 1, 0), ('whole', 2, 0), ('part', 3, 0)");
+    sync_all(&mut stores);
+    let [desk, phone, late] = &mut stores;
+    exec(desk, "INSERT INTO todos VALUES ('unseen', 4, 0)");
+    exec(desk, "DELETE FROM todos WHERE id = 'part'; INSERT INTO todos VALUES ('part', 5, 0)");
+    exec(desk, "DELETE FROM todos WHERE id <> 'first'");
+    exec(desk, "UPDATE todos SET done = 1 WHERE id = 'first'");
+    sync(phone, desk);
+    sync(desk, phone);
+    wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
+    assert_eq!(desk.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 3);
+    exec(late, "UPDATE todos SET title = 7, done = 7 WHERE id = 'whole'");
+    exec(late, "UPDATE todos SET done = 8 WHERE id = 'part'");
+    exec(late, "INSERT INTO todos VALUES ('new', 9, 9)");
+
+    let options = OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
+    let snapshot = desk.snapshot().expect("a snapshot");
+    late.merge_snapshot(&image(&snapshot, &folder.file("c.db"), &options)).expect("merged");
+    // Of a key that it never knew.
+    exec(late, "INSERT INTO todos VALUES ('unseen', 10, 10)");
+    sync(desk, late);
+    sync(phone, desk);
+    let expected = ["first|1|1", "new|9|9", "part|3|8", "unseen|10|10", "whole|7|7"];
+    for store in [&*desk, &*phone, &*late] {
+        assert_eq!(lines(store, "SELECT id, title, done FROM todos ORDER BY id"), expected);
+    }
+    sync_all(&mut stores);
+    let first = living(&stores[0]);
+    stores[1..].iter().for_each(|store| assert_eq!(living(store), first));
+}
+
 #[test]
 fn clocks_of_dropped_columns_go_and_those_of_others_stay() {
     let folder = Folder::new();

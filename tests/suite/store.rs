@@ -1,7 +1,7 @@
 //! Files: several connections, vacuum, reopening, identity, cursors, snapshots of the file.
 
 use opor_core::{Changeset, DbVersion};
-use opor_store::{ApplyOptions, ClockPolicy, Cursor, MergeEventKind, OpenOptions, Store};
+use opor_store::{ApplyOptions, ClockPolicy, Cursor, MergeEventKind, OpenError, OpenOptions, Store};
 use opor_tests::Rng;
 
 use crate::replicas::{
@@ -385,4 +385,51 @@ fn what_the_cursor_covers_is_not_merged_again() {
     let unknown = deliver(&mut target, &first.changeset, Cursor::at(DbVersion(1)));
     assert!(!unknown.held);
     assert_eq!(unknown.unchanged + unknown.cells_lost, first.changeset.len());
+}
+
+/// A store that is dropped in the middle of its work loses what was not committed, and nothing else.
+#[test]
+fn a_database_in_memory_is_shared_by_name_and_outlives_a_crash() {
+    let open = |seed| options(0xa).random_seed(seed).open_shared_memory("suite-shared").expect("a database");
+    let keeper = open(1);
+    let mut store = open(2);
+    exec(&store, "CREATE TABLE t(id INTEGER PRIMARY KEY NOT NULL, v)");
+    store.replicate("t").expect("it replicates");
+    exec(&store, "INSERT INTO t VALUES (1, 1)");
+    exec(&store, "BEGIN; INSERT INTO t VALUES (2, 2)");
+    drop(store);
+    let store = open(3);
+    assert_eq!((store.site_id(), store.db_version().expect("a version")), (keeper.site_id(), DbVersion(1)));
+    assert_eq!(lines(&store, "SELECT id FROM t"), ["1"]);
+    exec(&store, "INSERT INTO t VALUES (3, 3)");
+    assert_eq!(log(&keeper), log(&store), "and the others see what was");
+    let snapshot = store.snapshot().expect("a snapshot of what has no file");
+    assert_eq!(snapshot.manifest().db_version, DbVersion(2));
+    drop((keeper, store));
+    assert_eq!(open(1).db_version().expect("a version"), DbVersion(0), "it goes with the last store");
+}
+
+#[test]
+fn what_could_be_more_than_a_name_is_none() {
+    for name in ["", "a b", "a?mode=ro", "../a", "a&b", "a%20b", "ż"] {
+        let outcome = OpenOptions::new().open_shared_memory(name);
+        assert!(
+            matches!(&outcome, Err(OpenError::UriName { path }) if path.as_os_str() == name),
+            "{outcome:?}"
+        );
+    }
+}
+
+/// Two stores with one seed draw the same epoch, and so give the same cursors.
+#[test]
+fn seeded_stores_draw_the_same_numbers() {
+    let cursor = |seed| {
+        let mut store = options(0xa).random_seed(seed).open_in_memory().expect("a store");
+        exec(&store, "CREATE TABLE t(id INTEGER PRIMARY KEY NOT NULL, v)");
+        store.replicate("t").expect("it replicates");
+        exec(&store, "INSERT INTO t VALUES (1, 1)");
+        store.changes(&Cursor::start(), 10).expect("the changes").cursor
+    };
+    assert_eq!(cursor(7), cursor(7));
+    assert_ne!(cursor(7), cursor(8));
 }

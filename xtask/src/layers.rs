@@ -90,9 +90,14 @@ const LAYERS: &[Layer] = &[
         ]),
         without: &[],
     },
-    Layer { package: "opor-testkit", may: May::Anything, without: &[] },
+    Layer {
+        package: "opor-testkit",
+        may: May::Only(&["opor-core", "opor-store", "opor-sync-proto"]),
+        without: &[RUNTIME, SERVER],
+    },
     Layer { package: "opor-tests", may: May::Anything, without: &[] },
     Layer { package: "opor-bench", may: May::Anything, without: &[] },
+    Layer { package: "opor-sim", may: May::Only(&["opor-testkit"]), without: &[RUNTIME, SERVER] },
     Layer { package: "xtask", may: May::Only(&[]), without: &[SQLITE, RUNTIME, SERVER] },
 ];
 

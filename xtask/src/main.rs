@@ -8,6 +8,7 @@ mod fuzz;
 mod interop;
 mod lab;
 mod layers;
+mod sim;
 mod steps;
 mod test;
 mod tidy;
@@ -52,6 +53,12 @@ enum Command {
     Deny,
     /// Throw random bytes at everything that decodes them; needs a nightly compiler and cargo-fuzz.
     Fuzz(fuzz::FuzzArgs),
+    /// Play replicas on bad links, with crashes and wrong clocks, and look whether they end up equal.
+    Sim {
+        /// Passed on to the simulator, for example `--seeds 1000` or `--replay FILE`; `--help` lists them.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Measure against plain SQLite.
     Bench {
         /// Passed on to the benchmark, for example `store --only P1`.
@@ -74,6 +81,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let workspace = Workspace::load()?;
     match command {
         Command::Lab { args } => lab::run(&workspace, args),
+        Command::Sim { args } => sim::run(&workspace, args),
         Command::Bench { args } => bench::run(&workspace, args),
         Command::Test => in_steps("test", |steps| test::run(&workspace, steps)),
         Command::Interop => in_steps("interop", |steps| interop::step(&workspace, steps)),

@@ -163,7 +163,11 @@ impl Engine {
             WallMillis(now.0.saturating_sub(millis))
         });
         let aged = match before {
-            Some(before) => self.newest_stamped_before(before, reporter)?,
+            Some(before) => {
+                // The stamps that date tombstones may not be in the clock tables yet.
+                self.in_write(|| self.uncaptured(|| self.fold_now()))?;
+                self.newest_stamped_before(before, reporter)?
+            }
             None => 0,
         };
         let plan = self.in_write(|| self.uncaptured(|| self.plan_compaction(now, before, aged)))?;

@@ -65,7 +65,7 @@ pub(crate) struct Engine {
     /// Whether the mirror was written to the clock tables in the open transaction.
     folded: Cell<bool>,
     /// Set when what is in memory may not match the file.
-    stale: Cell<bool>,
+    pub(crate) stale: Cell<bool>,
     data_version: Cell<i64>,
     /// Where the WAL index is; `None` until it is asked for, and after a pragma that may have moved it.
     wal_index: Cell<Option<Option<WalIndex>>>,

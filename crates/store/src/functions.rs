@@ -1,5 +1,7 @@
 //! The `crsql_*` SQL functions.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use opor_core::{PackedKey, ValueRef};
 use rusqlite::functions::{Context, FunctionFlags};
 use rusqlite::types::{ToSqlOutput, Value as SqlValue, ValueRef as SqlRef};
@@ -86,6 +88,19 @@ pub(crate) fn install(conn: &Connection, engine: *const Engine) -> Result<(), Er
         known_setting(context)?;
         engine.refresh()?;
         integer(u64::from(engine.meta.borrow().merge_equal_values))
+    })
+}
+
+/// Puts seeded numbers in the place of SQLite's own: SplitMix64, the same on every machine.
+pub(crate) fn seed_random(conn: &Connection, seed: u64) -> Result<(), Error> {
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_INNOCUOUS;
+    let state = AtomicU64::new(seed);
+    conn.create_scalar_function("random", 0, flags, move |_| {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut z = state.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Ok((z ^ (z >> 31)).cast_signed())
     })
 }
 

@@ -65,6 +65,12 @@ impl Engine {
         }
     }
 
+    /// Whether a place that somebody else remembers is one of the log here.
+    pub(crate) fn is_of_history(&self, epoch: u64, base: u64) -> Result<bool, Error> {
+        let is_known = epoch == self.meta.borrow().epoch || self.is_past_epoch(epoch)?;
+        Ok(is_known && base <= self.db_version())
+    }
+
     fn is_past_epoch(&self, epoch: u64) -> Result<bool, Error> {
         if !self.catalog.borrow().compacted {
             return Ok(false);

@@ -464,6 +464,19 @@ pub(crate) fn pulled(db: Db, peer: SiteId) -> Result<Option<Cursor>, Error> {
     row.text(0)?.parse().map(Some).map_err(|error: CursorError| failure(error.to_string()))
 }
 
+/// How far this replica has pulled from each peer that it has pulled from.
+pub(crate) fn all_pulled(db: Db) -> Result<Vec<(SiteId, Cursor)>, Error> {
+    let mut stmt =
+        db.prepare("SELECT peer, pulled FROM opor_cursor WHERE pulled IS NOT NULL ORDER BY peer")?;
+    let mut rows = stmt.start();
+    let mut all = Vec::new();
+    while rows.step()? {
+        let peer = SiteId::new(rows.blob(0)).map_err(|error| failure(error.to_string()))?;
+        all.push((peer, rows.text(1)?.parse().map_err(|error: CursorError| failure(error.to_string()))?));
+    }
+    Ok(all)
+}
+
 pub(crate) fn save_pulled(db: Db, peer: SiteId, cursor: &Cursor) -> Result<(), Error> {
     let mut stmt = db.prepare(
         "INSERT INTO opor_cursor(peer, pulled) VALUES (?, ?) ON CONFLICT(peer) DO UPDATE SET pulled = excluded.pulled",

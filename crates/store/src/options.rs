@@ -57,6 +57,7 @@ pub struct OpenOptions {
     pub(crate) drift_max_ms: u64,
     pub(crate) busy_timeout: Duration,
     pub(crate) wall: WallClock,
+    pub(crate) random_seed: Option<u64>,
     pub(crate) read_only: bool,
     pub(crate) create: bool,
     /// The file is the image of a snapshot, which has no site of its own.
@@ -71,6 +72,7 @@ impl Default for OpenOptions {
             drift_max_ms: 60_000,
             busy_timeout: Duration::from_secs(5),
             wall: WallClock::default(),
+            random_seed: None,
             read_only: false,
             create: true,
             image: false,
@@ -121,6 +123,15 @@ impl OpenOptions {
         self
     }
 
+    /// What `random()` yields in the SQL of this store, and so the numbers that it draws for itself, such as its epochs; for
+    /// tests that repeat a run exactly. Give every open of one database another seed: an epoch that is drawn twice lets cursors
+    /// of a history that is gone pass for good ones.
+    #[must_use]
+    pub const fn random_seed(mut self, seed: u64) -> Self {
+        self.random_seed = Some(seed);
+        self
+    }
+
     /// Opens to read only: SQL that writes fails, and the file must exist.
     #[must_use]
     pub const fn read_only(mut self, read_only: bool) -> Self {
@@ -149,5 +160,27 @@ impl OpenOptions {
     /// See [`OpenError`].
     pub fn open_in_memory(&self) -> Result<Store, OpenError> {
         Store::open_memory(self)
+    }
+
+    /// Opens a database in memory that the stores of this process share by its name. It lasts as long as one of them is
+    /// open: who keeps one can drop another in the middle of its work, as a crash would, and open it again.
+    ///
+    /// A reader that is in a transaction keeps others from committing, for there is no write-ahead log.
+    ///
+    /// ```
+    /// use opor_store::OpenOptions;
+    ///
+    /// let keeper = OpenOptions::new().open_shared_memory("doc-shared")?;
+    /// let store = OpenOptions::new().open_shared_memory("doc-shared")?;
+    /// store.execute_batch("CREATE TABLE todos(id INTEGER PRIMARY KEY, title); BEGIN; INSERT INTO todos VALUES (1, 'milk')")?;
+    /// drop(store);
+    /// assert_eq!(keeper.query_row("SELECT count(*) FROM todos", [], |row| row.get::<_, i64>(0))?, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`OpenError`]; [`OpenError::UriName`] for a name with anything but ASCII letters, digits, `-` and `_`.
+    pub fn open_shared_memory(&self, name: &str) -> Result<Store, OpenError> {
+        Store::open_shared_memory(name, self)
     }
 }

@@ -162,7 +162,8 @@ impl Store {
 
     /// As [`snapshot`](Self::snapshot), and tells a watcher how far it is.
     ///
-    /// In it are the tables that replicate, their clocks, tombstones and indexes, and the schema. Not in it are the
+    /// In it are the tables that replicate, their clocks, tombstones and indexes, and the schema. The manifest says how far
+    /// this replica has pulled from others. Not in it are the
     /// identity of this replica, its cursors and what it knows of peers, its incidents, and the rows of tables that do
     /// not replicate. Memory does not grow with the database. SQLite's progress callback on this connection is replaced.
     ///
@@ -181,10 +182,12 @@ impl Store {
         let io = |source| SnapshotError::Io { folder: folder.clone(), source };
         let image = image_file(&folder).map_err(io)?;
         let file = image.as_file();
-        copy::copy(self.engine.db, image.path(), reporter)?;
+        copy::copy(self.engine.db, image.path(), self.is_memory, reporter)?;
         let copy = OpenOptions::new().create(false).open(image.path()).map_err(SnapshotError::Open)?;
+        // Before they are taken out; they are of the same moment as the rest.
+        let pulled = manifest::pulled(copy.engine.db)?;
         strip::strip(&copy.engine, reporter)?;
-        let mut manifest = describe(&copy, self.site_id(), file).map_err(|error| match error {
+        let mut manifest = describe(&copy, self.site_id(), pulled, file).map_err(|error| match error {
             Undescribed::TooLarge(error) => SnapshotError::TooLarge(error),
             Undescribed::Io(error) => io(error),
             Undescribed::Sqlite(error) => SnapshotError::Sqlite(error),
@@ -204,7 +207,7 @@ impl Store {
 
     /// Where the image is made: on the disk of the database, which has room for it or should have.
     fn image_folder(&self) -> PathBuf {
-        match self.path().filter(|path| !path.is_empty()).map(Path::new) {
+        match self.path().filter(|path| !self.is_memory && !path.is_empty()).map(Path::new) {
             Some(path) => {
                 let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
                 // SQLite would take a relative name that begins with `file:` for a URI.
@@ -227,7 +230,12 @@ enum Undescribed {
 }
 
 /// The manifest of a stripped copy, without its hashes.
-fn describe(copy: &Store, site: opor_core::SiteId, file: &File) -> Result<Manifest, Undescribed> {
+fn describe(
+    copy: &Store,
+    site: opor_core::SiteId,
+    pulled: Vec<manifest::Pulled>,
+    file: &File,
+) -> Result<Manifest, Undescribed> {
     let engine = &copy.engine;
     engine.in_snapshot(|| engine.refresh()).map_err(Undescribed::Sqlite)?;
     let image_bytes = file.metadata().map_err(Undescribed::Io)?.len();
@@ -242,6 +250,7 @@ fn describe(copy: &Store, site: opor_core::SiteId, file: &File) -> Result<Manife
         image_bytes,
         epoch: engine.meta.borrow().epoch,
         horizon: engine.horizon.get(),
+        pulled,
         hashes: vec![[0; 32]; chunks as usize],
     })
 }

@@ -116,6 +116,8 @@ pub struct Store {
     conn: Connection,
     pub(crate) engine: Box<Engine>,
     pub(crate) merge: RefCell<MergeSql>,
+    /// There is no file, whatever SQLite calls it.
+    pub(crate) is_memory: bool,
 }
 
 #[expect(unsafe_code, reason = "the engine holds raw handles")]
@@ -198,6 +200,18 @@ impl Store {
         Self::start(Connection::open_in_memory()?, options, true)
     }
 
+    pub(crate) fn open_shared_memory(name: &str, options: &OpenOptions) -> Result<Self, OpenError> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if name.is_empty() || !name.bytes().all(plain) {
+            return Err(OpenError::UriName { path: name.into() });
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_CREATE
+            | OpenFlags::SQLITE_OPEN_URI
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        Self::start(Connection::open_with_flags(format!("file:/{name}?vfs=memdb"), flags)?, options, true)
+    }
+
     #[expect(unsafe_code, reason = "hooks are given the engine, which is boxed and outlives the connection")]
     fn start(conn: Connection, options: &OpenOptions, memory: bool) -> Result<Self, OpenError> {
         // SAFETY: the handle is used only while the store, which owns the connection, is alive.
@@ -213,8 +227,11 @@ impl Store {
         }
         unpack_vtab::install(&conn)?;
         functions::install(&conn, address)?;
+        if let Some(seed) = options.random_seed {
+            functions::seed_random(&conn, seed)?;
+        }
         // From here on the store's own drop lets go of everything in the right order.
-        let store = Self { conn, engine, merge: RefCell::default() };
+        let store = Self { conn, engine, merge: RefCell::default(), is_memory: memory };
         store.prepare(options, memory)?;
         Ok(store)
     }

@@ -259,6 +259,11 @@ impl Outbound {
         let Source::Log(log) = &mut self.source else { unreachable!("a batch is of the log") };
         if let Some(held) = log.held.take() {
             self.acknowledged.get_or_insert(held);
+            if self.limit == self.bytes_sent {
+                // It was read only to see whether the cursor is good; the peer takes nothing now.
+                log.more = true;
+                return Ok(());
+            }
         }
         if changeset.len() as u64 > self.item_max && log.changes_max > 1 {
             // The cursor stays, so the same changes are read again, fewer at a time.
@@ -298,9 +303,15 @@ impl Outbound {
         self.unacked.len() < ITEMS_MAX
     }
 
-    /// What has to be read next. Nothing is read for a peer that takes nothing now: it may for long.
+    /// What has to be read next. Nothing is read for a peer that takes nothing now: it may for long. But its cursor is looked
+    /// at: two replicas that hold each other back until they hear what the other holds would wait for ever.
     pub(crate) fn poll_read(&mut self, requests: &mut Requests) -> Option<(RequestId, Wanted)> {
-        if self.reading.is_some() || self.item.is_some() || !self.has_room() || self.limit == self.bytes_sent
+        let is_unchecked = matches!(&self.source, Source::Log(Log { held: Some(_), .. }));
+        let takes_nothing = self.limit == self.bytes_sent;
+        if self.reading.is_some()
+            || self.item.is_some()
+            || !self.has_room()
+            || (takes_nothing && !is_unchecked)
         {
             return None;
         }
@@ -309,7 +320,7 @@ impl Outbound {
                 log.more = false;
                 Wanted::Log {
                     cursor: log.cursor.clone(),
-                    changes_max: log.changes_max,
+                    changes_max: if takes_nothing { 1 } else { log.changes_max },
                     echoes: requests.echoes(),
                     compress: self.compress,
                 }

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "SQLite's progress callback is a C interface")]
 
 use std::any::Any;
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
@@ -25,8 +25,9 @@ struct Tick<'t, 'w> {
 
 /// Copies the main database of a connection into an empty file. Nothing is written to the database; a transaction must
 /// not be open.
-pub(crate) fn copy(db: Db, path: &Path, reporter: &mut Reporter<'_>) -> Result<(), Halt> {
+pub(crate) fn copy(db: Db, path: &Path, in_memory: bool, reporter: &mut Reporter<'_>) -> Result<(), Halt> {
     let name = path.to_str().ok_or_else(|| crate::sqlite::failure("the path of a snapshot is not UTF-8"))?;
+    let name = if in_memory { file_uri(name) } else { name.to_owned() };
     let mut vacuum = db.prepare("VACUUM INTO ?")?;
     reporter.begin(Phase::Copy, size(db)?)?;
     let mut tick = Tick { path, reporter, cancelled: false, panic: None };
@@ -34,7 +35,7 @@ pub(crate) fn copy(db: Db, path: &Path, reporter: &mut Reporter<'_>) -> Result<(
     // SAFETY: the handle is open; `tick` lives until the callback is taken out again, below.
     unsafe { ffi::sqlite3_progress_handler(db.0, TICK, Some(on_tick), data.cast::<c_void>()) };
     let mut run = vacuum.start();
-    let done = run.bind_text(name).and_then(|()| run.step());
+    let done = run.bind_text(&name).and_then(|()| run.step());
     drop(run);
     // SAFETY: the handle is open.
     unsafe { ffi::sqlite3_progress_handler(db.0, 0, None, ptr::null_mut()) };
@@ -46,6 +47,29 @@ pub(crate) fn copy(db: Db, path: &Path, reporter: &mut Reporter<'_>) -> Result<(
         Err(error) if tick.cancelled && is_interrupt(&error) => Err(Halt::Cancelled),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The name of a file for a connection whose databases are else in memory, this one too.
+fn file_uri(path: &str) -> String {
+    // SAFETY: the list of file systems is SQLite's own, and its entries stay.
+    let vfs = unsafe { ffi::sqlite3_vfs_find(ptr::null()).as_ref() };
+    // SAFETY: their names are C strings.
+    let vfs = vfs.map(|vfs| unsafe { CStr::from_ptr(vfs.zName) }.to_string_lossy());
+    let mut uri = "file:".to_owned();
+    if !path.starts_with('/') {
+        uri.push('/');
+    }
+    for byte in path.bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' => uri.push(byte.into()),
+            b'\\' if cfg!(windows) => uri.push('/'),
+            _ if byte.is_ascii_alphanumeric() => uri.push(byte.into()),
+            _ => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri.push_str("?vfs=");
+    uri.push_str(&vfs.unwrap_or_default());
+    uri
 }
 
 fn size(db: Db) -> Result<u64, Error> {

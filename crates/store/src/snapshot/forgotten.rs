@@ -7,6 +7,7 @@ use opor_core::{
     CausalLength, Cell, Changeset, Clock, ColVersion, DbVersion, PackedKey, RowChange, SiteId, Value,
 };
 
+use super::manifest::Pulled;
 use super::receive::{RestoreError, SnapshotImage};
 use crate::apply::ApplyReport;
 use crate::block::CellClock;
@@ -26,11 +27,11 @@ impl Store {
         reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, RestoreError> {
         let (sender, horizon) = (image.manifest.site, image.manifest.horizon);
-        let acknowledged = meta::acknowledged(self.engine.db, sender)?;
+        let acknowledged = self.known_to_sender(image)?;
         let pulled = meta::pulled(self.engine.db, sender)?.map_or(0, |cursor| cursor.base.0);
         let mut report = ApplyReport::default();
-        // What the sender has never held it cannot have deleted; and what it deleted since the horizon it tells.
-        if acknowledged == 0 || pulled >= horizon {
+        // What it deleted since the horizon it tells.
+        if pulled >= horizon {
             return Ok(report);
         }
         reporter.begin(Phase::Prune, 0)?;
@@ -40,7 +41,8 @@ impl Store {
             let Some(table) = ours.table(&their_table.name) else { continue };
             let lookup = RowLookup::new(&source.engine, their_table)?;
             let values = RowValues::new(&self.engine, table)?;
-            let mut forgotten = Forgotten { store: self, table, lookup, values, acknowledged, sender };
+            let cut = source.engine.clocks.borrow().cut_lengths.get(&their_table.id).copied().unwrap_or(0);
+            let mut forgotten = Forgotten { store: self, table, lookup, values, acknowledged, cut, sender };
             let mut after = None;
             loop {
                 let page = self.engine.rows_after(table, after.as_ref())?;
@@ -56,12 +58,33 @@ impl Store {
     }
 }
 
+impl Store {
+    /// How much of the log here the sender had pulled when the image was made.
+    ///
+    /// What it has acknowledged may be more and may be less: the image may be older than the last pull, and then lacks rows that
+    /// nobody deleted; and an acknowledgement may have got lost, of a row that is never pulled again.
+    fn known_to_sender(&self, image: &SnapshotImage) -> Result<u64, rusqlite::Error> {
+        let (sender, own) = (image.manifest.site, self.site_id());
+        let Some(pulled) = image.manifest.pulled.iter().find(|pulled| pulled.site == own) else {
+            return Ok(0);
+        };
+        let Pulled { epoch, base, .. } = *pulled;
+        if !self.engine.is_of_history(epoch, base.0)? {
+            return Ok(0);
+        }
+        self.engine.uncaptured(|| meta::save_acknowledged(self.engine.db, sender, base.0))?;
+        Ok(base.0)
+    }
+}
+
 struct Forgotten<'s> {
     store: &'s Store,
     table: &'s Rc<Table>,
     lookup: RowLookup,
     values: RowValues,
     acknowledged: u64,
+    /// The longest causal length among the tombstones that the sender has forgotten.
+    cut: u64,
     sender: SiteId,
 }
 
@@ -72,17 +95,18 @@ impl Forgotten<'_> {
         for row in page {
             let clocks = self.store.engine.row_clocks(self.table, &row)?;
             let (oldest, newest) = clocks.versions();
-            // A row that is newer as a whole is one the sender has not heard of yet.
-            let known = clocks.cl > 0 && oldest <= self.acknowledged;
-            if !known || self.lookup.has(&row.key)? {
+            // A row that is newer as a whole the sender may not have heard of yet; what it has never held it cannot have
+            // deleted. But the key may have had a row before, whose tombstone somebody still has.
+            let known = oldest <= self.acknowledged;
+            if clocks.cl == 0 || (!known && clocks.cl > self.cut) || self.lookup.has(&row.key)? {
                 continue;
             }
             if newest <= self.acknowledged {
                 push(&mut changes, self.table, row.key, clocks.cl + 1, self.sender, Vec::new());
             } else if let Some(values) = self.values.read(self.table, &row.key)? {
                 let cells = self.cells(&mut changes, &clocks, values)?;
-                let own = self.store.site_id();
-                push(&mut changes, self.table, row.key, clocks.cl + 2, own, cells);
+                let (own, life) = (self.store.site_id(), (clocks.cl + 2).max(self.cut + 1));
+                push(&mut changes, self.table, row.key, life, own, cells);
             }
         }
         Ok(changes)

@@ -2,7 +2,10 @@
 
 use opor_core::{DbVersion, SiteId};
 
+use crate::cursor::Cursor;
+use crate::meta;
 use crate::options::ClockPolicy;
+use crate::sqlite::Db;
 use crate::varint::{self, DamagedRecord, Reader};
 
 /// Bytes of the image in a chunk, before compression: small enough for any transport's largest message even if it does
@@ -20,7 +23,9 @@ const COLUMNS_MAX: u64 = 32_767;
 const NAME_BYTES_MAX: usize = 2048;
 
 const MAGIC: &[u8; 8] = b"oporsnap";
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+/// More replicas than anybody pulls from.
+const PULLED_MAX: u64 = 1 << 18;
 const HASH_BYTES: usize = 32;
 
 /// A BLAKE3 hash.
@@ -68,6 +73,16 @@ pub struct SnapshotTable {
     pub columns: Vec<String>,
 }
 
+/// How far the replica of a snapshot had pulled from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pulled {
+    pub(crate) site: SiteId,
+    /// In whose numbers this is.
+    pub(crate) epoch: u64,
+    /// All at or below it had been pulled.
+    pub(crate) base: DbVersion,
+}
+
 /// What a snapshot is. It is small, and travels before the chunks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
@@ -84,7 +99,17 @@ pub struct Manifest {
     pub(crate) epoch: u64,
     /// Deletes at or below this version of the replica may be missing.
     pub(crate) horizon: u64,
+    /// How far the replica had pulled from others; who is among them knows by that what it has been told.
+    pub(crate) pulled: Vec<Pulled>,
     pub(crate) hashes: Vec<Hash>,
+}
+
+/// What a manifest says of the peers of a replica. A cursor of no epoch is of nobody's history for sure, and left out.
+pub(crate) fn pulled(db: Db) -> Result<Vec<Pulled>, rusqlite::Error> {
+    let known = |(site, cursor): (SiteId, Cursor)| {
+        cursor.epoch.map(|epoch| Pulled { site, epoch, base: cursor.base })
+    };
+    Ok(meta::all_pulled(db)?.into_iter().filter_map(known).take(PULLED_MAX as usize).collect())
 }
 
 impl Manifest {
@@ -133,6 +158,12 @@ impl Manifest {
             varint::put(table.columns.len() as u64, &mut out);
             table.columns.iter().for_each(|column| varint::put_bytes(column.as_bytes(), &mut out));
         }
+        varint::put(self.pulled.len() as u64, &mut out);
+        for pulled in &self.pulled {
+            varint::put_bytes(pulled.site.as_bytes(), &mut out);
+            varint::put(pulled.epoch, &mut out);
+            varint::put(pulled.base.0, &mut out);
+        }
         self.hashes.iter().for_each(|hash| out.extend_from_slice(hash));
         let hash = *blake3::hash(&out).as_bytes();
         out.extend_from_slice(&hash);
@@ -178,17 +209,26 @@ impl Manifest {
         let count = bounded(reader, "a number of tables", TABLES_MAX)?;
         let tables: Result<Vec<_>, _> = (0..count).map(|_| table(reader)).collect();
         let tables = tables?;
+        let count = bounded(reader, "a number of peers", PULLED_MAX)?;
+        let pulled = (0..count).map(|_| peer(reader)).collect::<Result<Vec<_>, _>>()?;
         if reader.0.len() != chunks as usize * HASH_BYTES {
             return Err(ManifestError::Damaged);
         }
         let hashes = reader.0.as_chunks().0.to_vec();
-        Ok(Self { site, db_version, policy, tables, image_bytes, epoch, horizon, hashes })
+        Ok(Self { site, db_version, policy, tables, image_bytes, epoch, horizon, pulled, hashes })
     }
 }
 
 fn bounded(reader: &mut Reader<'_>, what: &'static str, max: u64) -> Result<u64, ManifestError> {
     let value = reader.varint()?;
     if value <= max { Ok(value) } else { Err(ManifestError::TooLarge { what, value, max }) }
+}
+
+fn peer(reader: &mut Reader<'_>) -> Result<Pulled, ManifestError> {
+    let site = SiteId::new(reader.bytes()?).map_err(|_| ManifestError::Damaged)?;
+    let epoch = bounded(reader, "an epoch", DbVersion::MAX.0)?;
+    let base = DbVersion(bounded(reader, "a version", DbVersion::MAX.0)?);
+    Ok(Pulled { site, epoch, base })
 }
 
 fn table(reader: &mut Reader<'_>) -> Result<SnapshotTable, ManifestError> {
@@ -225,6 +265,7 @@ mod tests {
             image_bytes: CHUNK_BYTES as u64 + 5,
             epoch: 99,
             horizon: 12,
+            pulled: vec![Pulled { site: SiteId::from([8; 16]), epoch: 5, base: DbVersion(1_000) }],
             hashes: vec![[1; 32], [2; 32]],
         }
     }

@@ -6,6 +6,7 @@ use super::check;
 use super::receive::{RestoreError, SnapshotImage};
 use crate::apply::{ApplyError, ApplyOptions, ApplyReport};
 use crate::cursor::Cursor;
+use crate::horizon;
 use crate::meta;
 use crate::options::OpenOptions;
 use crate::progress::{Cancelled, Phase, Reporter, Watcher};
@@ -44,7 +45,7 @@ impl Store {
     /// cell the later wins, as in every merge. Then its cursor for the sender is where the image ends, unless it was
     /// further already.
     ///
-    /// If the sender has dropped tombstones that this replica has not pulled, rows that the sender has acknowledged and
+    /// If the sender has dropped tombstones that this replica has not pulled, rows that the sender had pulled and
     /// has no more were deleted there: they are deleted here too. Where something newer was written to such a row here,
     /// it is kept, and comes back for everybody, whole, as if it had been created again.
     ///
@@ -82,12 +83,15 @@ impl Store {
         }
         let source = check::open(&image.path, &OpenOptions::new()).map_err(RestoreError::Open)?;
         self.engine.look_around()?;
-        self.merging(true, || {
+        let merged = self.merging(true, || {
             let mut report = self.merge_pieces(&source, reporter)?;
             report.add(self.follow_forgotten(&source, image, reporter)?);
-            self.engine.uncaptured(|| self.move_cursor(image))?;
+            self.engine.uncaptured(|| self.take_over_cut(&source).and_then(|()| self.move_cursor(image)))?;
             Ok(report)
-        })
+        });
+        // What has been cut is read anew, as if another connection had written it.
+        self.engine.stale.set(true);
+        merged
     }
 
     fn merge_pieces(&self, source: &Self, reporter: &mut Reporter<'_>) -> Result<ApplyReport, RestoreError> {
@@ -119,6 +123,19 @@ impl Store {
         let report = self.engine.apply(changeset, &options, &mut self.merge.borrow_mut(), true, reporter)?;
         self.engine.fold_when_full(STAGED_MAX)?;
         Ok(report)
+    }
+
+    /// New rows of a table begin past the deletes that the sender has forgotten, of which this replica may never have heard.
+    fn take_over_cut(&self, source: &Self) -> Result<(), rusqlite::Error> {
+        let (theirs, ours) = (source.engine.catalog.borrow(), self.engine.catalog.borrow().clone());
+        let cut = &source.engine.clocks.borrow().cut_lengths;
+        for table in &theirs.tables {
+            if let (Some(cl), Some(own)) = (cut.get(&table.id), ours.table(&table.name)) {
+                horizon::create(self.engine.db)?;
+                horizon::save_length(self.engine.db, own.id, *cl)?;
+            }
+        }
+        Ok(())
     }
 
     /// A cursor that is further stays: the image is then older than what was pulled since.

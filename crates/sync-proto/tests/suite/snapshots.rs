@@ -192,6 +192,39 @@ fn asking_for_a_snapshot_releases() {
     lone.check_said(Message::Fetch { resume: None, limit: config().window as u64 });
 }
 
+/// A peer that takes nothing has said all the same what it holds: two that hold each other back wait for that.
+#[test]
+fn the_cursor_of_a_peer_that_takes_nothing_is_looked_at() {
+    let held = || Message::Pull { cursor: Some(cursor("5@1")), limit: 0 };
+    let mut lone = Lone::open_with(config(), hello(), 0);
+    assert_eq!(lone.drain(), [], "a pull from the start says nothing");
+
+    let mut lone = Lone::admitted(config(), hello(), Ask::Log(None));
+    lone.say(held());
+    assert_eq!(lone.poll(), Output::Event(Event::Open));
+    let Output::Read { req, wanted: Wanted::Log { changes_max: 1, .. } } = lone.poll() else {
+        panic!("the cursor is not looked at")
+    };
+    let found = || Found::Batch { changeset: vec![7; 50], cursor: cursor("6@1"), done: false };
+    lone.input(Input::Read { req, found: found() });
+    assert_eq!(lone.drain(), [Output::Event(Event::Acknowledged(cursor("5@1")))], "and nothing is sent");
+    assert_eq!(lone.session.held(), (0, 0), "or kept");
+    lone.input(Input::LocalCommit);
+    assert_eq!(lone.drain(), [], "or read");
+    lone.say(Message::Ack { items: 0, limit: 1 << 20 });
+    let Output::Read { wanted: Wanted::Log { cursor: from, changes_max, .. }, .. } = lone.poll() else {
+        panic!("nothing is read")
+    };
+    assert_eq!((from, changes_max), (Some(cursor("5@1")), config().changes_max));
+
+    let mut lone = Lone::admitted(config(), hello(), Ask::Log(None));
+    lone.say(held());
+    assert_eq!(lone.poll(), Output::Event(Event::Open));
+    lone.find(Found::Behind);
+    lone.check_said(Message::Behind { snapshot: true });
+    assert_eq!(lone.drain(), [], "its cursor is of no use");
+}
+
 /// A snapshot is not asked of a peer that gives none; the driver hears of it as if the peer had said so.
 #[test]
 fn a_peer_without_snapshots_is_not_asked_for_one() {
