@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use clap::Args;
 use opor_core::{Changeset, DecodeLimits};
-use opor_store::ApplyReport;
+use opor_store::{ApplyOptions, ApplyReport};
 
 use crate::database;
 use crate::style::{DIM, GOOD, HEADING};
@@ -20,6 +20,10 @@ pub(crate) struct Apply {
     /// The changeset, JSON or binary; - for standard input.
     #[arg(default_value = "-")]
     changeset: PathBuf,
+    /// Keep what cannot be stored here yet, because a table or a column is missing or a rule of a table forbids it, and
+    /// merge the rest. Without, the changeset is refused.
+    #[arg(long)]
+    keep: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -32,8 +36,9 @@ impl Apply {
         let changeset =
             decode(&bytes, &limits).with_context(|| format!("{} is not a changeset", self.source()))?;
         let mut store = database::open_replicated(&self.file)?;
+        let options = ApplyOptions { refuse_unstorable: !self.keep, ..ApplyOptions::default() };
         let report = store
-            .apply(&changeset)
+            .apply_with(&changeset, &options)
             .with_context(|| format!("{} is unchanged: the changeset was refused", self.file.display()))?;
         if self.json {
             writeln!(out, "{}", json(&changeset, &report))?;
@@ -86,12 +91,15 @@ fn json(changeset: &Changeset, report: &ApplyReport) -> serde_json::Value {
         "cells_won": report.cells_won,
         "cells_lost": report.cells_lost,
         "unchanged": report.unchanged,
+        "quarantined": report.quarantined,
+        "violations": report.violations,
     })
 }
 
 fn show(out: &mut dyn Write, changeset: &Changeset, report: &ApplyReport) -> anyhow::Result<()> {
     let ApplyReport { rows_inserted, rows_updated, rows_deleted, cells_won, cells_lost, unchanged, .. } =
         report;
+    let ApplyReport { quarantined, violations, .. } = report;
     match report.db_version {
         Some(version) => {
             writeln!(out, "{GOOD}merged{GOOD:#} {} changes as commit {version}", changeset.len())?;
@@ -107,5 +115,17 @@ fn show(out: &mut dyn Write, changeset: &Changeset, report: &ApplyReport) -> any
         "  {HEADING}cells{HEADING:#}  {cells_won} won, {cells_lost} lost {DIM}(older or smaller than what is \
          here){DIM:#}, {unchanged} unchanged"
     )?;
+    if *quarantined > 0 {
+        writeln!(
+            out,
+            "  {HEADING}kept{HEADING:#}   {quarantined} that cannot be stored here yet {DIM}(opor status tells why){DIM:#}"
+        )?;
+    }
+    if *violations > 0 {
+        writeln!(
+            out,
+            "  {HEADING}rules{HEADING:#}  {violations} broken {DIM}(SELECT * FROM opor_conflicts){DIM:#}"
+        )?;
+    }
     Ok(())
 }

@@ -1,11 +1,12 @@
 //! `opor status`: what a database is and how far it has synced.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Args;
 use opor_core::SiteId;
-use opor_store::{ClockPolicy, Incident, Store};
+use opor_store::{ClockPolicy, Incident, QuarantineReason, Store};
 use serde::Serialize;
 
 use crate::database;
@@ -30,6 +31,10 @@ struct Facts {
     db_version: u64,
     tables: Vec<TableFacts>,
     peers: Vec<PeerFacts>,
+    /// Changes that cannot be stored here yet.
+    quarantine: Vec<QuarantineFacts>,
+    /// Rules of tables that stand broken.
+    conflicts: Vec<ConflictFacts>,
     /// What was done to the file without opor.
     incidents: Vec<IncidentFacts>,
     files: Vec<FileFacts>,
@@ -49,6 +54,20 @@ struct PeerFacts {
     pulled: Option<String>,
     /// Up to which commit the peer has acknowledged what it was pushed.
     acknowledged: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct QuarantineFacts {
+    table: String,
+    reason: &'static str,
+    changes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct ConflictFacts {
+    table: String,
+    kind: &'static str,
+    rows: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -87,6 +106,8 @@ impl Status {
             db_version: store.db_version()?.0,
             tables: tables(&store)?,
             peers: peers(&store)?,
+            quarantine: quarantine(&store)?,
+            conflicts: conflicts(&store)?,
             incidents: store.incidents()?.into_iter().map(IncidentFacts::from).collect(),
             files: files.map(|(file, bytes)| FileFacts { file, bytes }).collect(),
         })
@@ -119,6 +140,30 @@ fn peers(store: &Store) -> anyhow::Result<Vec<PeerFacts>> {
     store.peers()?.into_iter().map(facts).collect()
 }
 
+fn quarantine(store: &Store) -> anyhow::Result<Vec<QuarantineFacts>> {
+    let facts = |(table, reason, changes)| QuarantineFacts { table, reason: why(reason), changes };
+    Ok(store.quarantine()?.tables.into_iter().map(facts).collect())
+}
+
+const fn why(reason: QuarantineReason) -> &'static str {
+    match reason {
+        QuarantineReason::UnknownTable => "the table does not replicate here",
+        QuarantineReason::UnknownColumn => "the table has no such column",
+        QuarantineReason::KeyShape => "the key does not fit the table",
+        QuarantineReason::Refused => "the table refuses the row",
+        _ => "another reason",
+    }
+}
+
+/// How many there are, by table and kind.
+fn conflicts(store: &Store) -> anyhow::Result<Vec<ConflictFacts>> {
+    let mut counts = BTreeMap::<(String, &'static str), u64>::new();
+    for conflict in store.conflicts()? {
+        *counts.entry((conflict.table.to_string(), conflict.kind.name())).or_default() += 1;
+    }
+    Ok(counts.into_iter().map(|((table, kind), rows)| ConflictFacts { table, kind, rows }).collect())
+}
+
 fn show(out: &mut dyn Write, facts: &Facts) -> anyhow::Result<()> {
     writeln!(out, "{HEADING}{}{HEADING:#}", printable(&facts.file.display().to_string()))?;
     writeln!(out, "  site     {}", facts.site_id)?;
@@ -140,6 +185,12 @@ fn show(out: &mut dyn Write, facts: &Facts) -> anyhow::Result<()> {
     }
     table.write(out, 2)?;
     writeln!(out)?;
+    for QuarantineFacts { table, reason, changes } in &facts.quarantine {
+        writeln!(out, "  waiting  {changes} changes of {}: {reason}", printable(table))?;
+    }
+    for ConflictFacts { table, kind, rows } in &facts.conflicts {
+        writeln!(out, "  conflict {}: {kind}, {rows} times {DIM}(opor_conflicts){DIM:#}", printable(table))?;
+    }
     for incident in &facts.incidents {
         writeln!(out, "  noticed  {}: {}", printable(&incident.table), printable(&incident.what))?;
     }

@@ -5,7 +5,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::IntoResponse;
 use opor_core::{Changeset, DbVersion, DecodeLimits, SiteId};
-use opor_store::{ApplyReport, Cursor, Store};
+use opor_store::{ApplyOptions, ApplyReport, Cursor, Store};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -70,7 +70,9 @@ pub(crate) async fn post(
     let changeset = decode.await.map_err(|_| HubError::Closing)??;
     let answer = room.run(move |file| {
         let store = file.store()?;
-        let report = store.apply(&changeset)?;
+        // Who posts rows by hand is told what is wrong with them; replicas sync.
+        let options = ApplyOptions { refuse_unstorable: true, ..ApplyOptions::default() };
+        let report = store.apply_with(&changeset, &options)?;
         Ok(answer(&changeset, &report, store.site_id(), store.db_version()?))
     });
     Ok(([(header::CONTENT_TYPE, "application/json")], answer.await?.to_string()))

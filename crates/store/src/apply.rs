@@ -1,21 +1,20 @@
 //! Applying a changeset: checked whole, then merged row by row in one transaction.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use opor_core::{
     CausalLength, Changeset, ColVersion, DbVersion, InvalidChange, Limits, PackedKey, RowChange, SiteId,
     Value,
 };
-use rusqlite::{Error, ErrorCode};
+use rusqlite::Error;
 
 use crate::catalog::Table;
 use crate::cursor::Cursor;
 use crate::engine::Engine;
-use crate::merge::{IncomingCell, IncomingClock, IncomingRow, MergeSql, Merger, RowOutcome, Watch};
+use crate::merge::{IncomingRow, MergeSql, RowOutcome, Watch};
 use crate::meta;
 use crate::progress::{Cancelled, Reporter};
-use crate::whole::{Layout, Whole};
+use crate::quarantine::QuarantineReason;
 
 /// Why a changeset was refused. Nothing of it is stored.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +60,13 @@ pub enum ApplyError {
         #[source]
         source: Error,
     },
+    /// There is no room to keep what cannot be stored here; see
+    /// [`OpenOptions::quarantine`](crate::OpenOptions::quarantine).
+    #[error("a change to table {table:?} cannot be stored, and quarantine is full")]
+    QuarantineFull {
+        /// The table.
+        table: String,
+    },
     /// The watcher cancelled it.
     #[error("the merge was cancelled")]
     Cancelled,
@@ -83,6 +89,9 @@ pub struct ApplyOptions {
     /// Do not run the user's triggers. By default they run, as they do in cr-sqlite; what they write to replicated
     /// tables is not recorded as a change, because they run at every replica.
     pub without_triggers: bool,
+    /// Refuse the changeset when something in it cannot be stored here, in place of keeping that aside; see
+    /// [`OpenOptions::quarantine`](crate::OpenOptions::quarantine). For callers that can mend what they send.
+    pub refuse_unstorable: bool,
 }
 
 /// What an apply did.
@@ -100,6 +109,14 @@ pub struct ApplyReport {
     pub cells_lost: usize,
     /// Changes that were known already, or older than the row's present life.
     pub unchanged: usize,
+    /// Changes that cannot be stored here and went into quarantine. They reach peers all the same.
+    pub quarantined: usize,
+    /// Changes that left quarantine, because what they were waiting for is there now. The counts of rows and values are
+    /// theirs too.
+    pub released: usize,
+    /// Rules of tables that the merge broke: NULL in a NOT NULL column, a type that a STRICT table does not hold, a CHECK.
+    /// See [`Store::conflicts`](crate::Store::conflicts).
+    pub violations: usize,
     /// The stored cursor says that all of it is held. Nothing of it was looked at, and the counts are 0.
     pub held: bool,
     /// The version the merge took here; `None` when it changed nothing.
@@ -154,6 +171,13 @@ pub enum MergeEventKind {
         /// Who won; the higher version does, and at equal versions the greater value.
         incoming_won: bool,
     },
+    /// It breaks a rule of its table, as it was merged; see [`Store::conflicts`](crate::Store::conflicts).
+    RuleBroken,
+    /// Something of what came cannot be stored here and is in quarantine.
+    Quarantined {
+        /// Why.
+        reason: QuarantineReason,
+    },
 }
 
 /// One side of a conflict.
@@ -165,14 +189,6 @@ pub struct Side {
     pub col_version: ColVersion,
     /// Who wrote it.
     pub site_id: SiteId,
-}
-
-/// A changeset that has been checked against the schema.
-struct Plan {
-    tables: Vec<Rc<Table>>,
-    /// By table and column index of the changeset, the place in `Table::columns`.
-    columns: Vec<Vec<usize>>,
-    ordinals: Vec<u32>,
 }
 
 impl Engine {
@@ -193,13 +209,13 @@ impl Engine {
         let newest = changeset.validate(&Limits::default())?;
         self.enlist()?;
         self.replay()?;
-        sql.follow_schema(self.catalog.borrow().schema_version);
-        let plan = self.plan(changeset)?;
-        let watch = self.watch(options)?;
         let mut report = ApplyReport::default();
         self.observe_all(changeset, newest)?;
         let triggers = options.without_triggers.then(|| self.db.set_triggers(false));
-        let merged = self.merge_rows(changeset, &plan, options, watch, sql, direct, &mut report, reporter);
+        let limits = self.quarantine_limits(options);
+        let merged = self
+            .release_quarantine(options, sql, &mut report)
+            .and_then(|()| self.merge_rows(changeset, options, limits, sql, direct, &mut report, reporter));
         if let Some(on) = triggers {
             self.db.set_triggers(on);
         }
@@ -223,7 +239,7 @@ impl Engine {
         Ok(())
     }
 
-    fn watch(&self, options: &ApplyOptions) -> Result<Watch, Error> {
+    pub(crate) fn watch(&self, options: &ApplyOptions) -> Result<Watch, Error> {
         if !options.events {
             return Ok(Watch::Nothing);
         }
@@ -234,103 +250,7 @@ impl Engine {
         Ok(Watch::Conflicts { acknowledged })
     }
 
-    fn plan(&self, changeset: &Changeset) -> Result<Plan, ApplyError> {
-        let (mut tables, mut columns) = (Vec::new(), Vec::new());
-        for header in changeset.tables() {
-            let name = || header.name.to_string();
-            let table = self.table(&header.name).ok_or_else(|| ApplyError::UnknownTable { table: name() })?;
-            let places: Result<Vec<_>, _> = header
-                .columns
-                .iter()
-                .map(|column| {
-                    let place = table.columns.iter().position(|own| own.name == *column);
-                    place.ok_or_else(|| ApplyError::UnknownColumn {
-                        table: name(),
-                        column: column.to_string(),
-                    })
-                })
-                .collect();
-            columns.push(places?);
-            tables.push(table);
-        }
-        let ordinals: Result<Vec<_>, _> = changeset.sites().iter().map(|site| self.ordinal(*site)).collect();
-        Ok(Plan { tables, columns, ordinals: ordinals? })
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one call site; the parts of one apply")]
-    fn merge_rows(
-        &self,
-        changeset: &Changeset,
-        plan: &Plan,
-        options: &ApplyOptions,
-        watch: Watch,
-        sql: &mut MergeSql,
-        direct: bool,
-        report: &mut ApplyReport,
-        reporter: &mut Reporter<'_>,
-    ) -> Result<(), ApplyError> {
-        let dv = self.merge_version();
-        let mut merger = Merger { engine: self, sql, direct, watch };
-        let mut changed = false;
-        let mut cells = Vec::new();
-        let mut layout = Layout::default();
-        for row in changeset.rows() {
-            let table = &plan.tables[row.table as usize];
-            let failed = |error| refused(table, row, error);
-            reporter.add(1)?;
-            if !table.fits(&row.key) {
-                return Err(ApplyError::KeyShape { table: table.name.to_string(), key: row.key.clone() });
-            }
-            let whole = if layout.fits(table, row, &plan.columns[row.table as usize]) {
-                whole_clock(changeset, plan, row, dv)
-            } else {
-                None
-            };
-            let place = match whole {
-                Some(clock) => match merger.merge_whole(table, row, &layout, clock).map_err(failed)? {
-                    Whole::Inserted => {
-                        changed = true;
-                        report.rows_inserted += 1;
-                        report.cells_won += row.cells.len();
-                        if options.events {
-                            let (table, key) = (table.name.clone(), row.key.clone());
-                            report.events.push(MergeEvent { table, key, kind: MergeEventKind::Inserted });
-                        }
-                        continue;
-                    }
-                    Whole::Known => {
-                        report.unchanged += row.cells.len();
-                        continue;
-                    }
-                    Whole::Won => {
-                        changed = true;
-                        report.rows_updated += 1;
-                        report.cells_won += row.cells.len();
-                        continue;
-                    }
-                    Whole::Lost => {
-                        report.cells_lost += row.cells.len();
-                        continue;
-                    }
-                    Whole::Other(place) => Some(place),
-                },
-                None => None,
-            };
-            let mut incoming = incoming(changeset, plan, row, dv, cells);
-            let outcome = merger.merge(table, &incoming, place).map_err(failed)?;
-            changed |= outcome.deleted || outcome.created || !outcome.won.is_empty();
-            report.count(&outcome);
-            if options.events {
-                self.report_events(changeset, table, &incoming, row, outcome, &mut report.events)?;
-            }
-            // One buffer serves all rows.
-            cells = std::mem::take(&mut incoming.cells);
-        }
-        report.db_version = changed.then_some(DbVersion(dv));
-        Ok(())
-    }
-
-    fn report_events(
+    pub(crate) fn report_events(
         &self,
         changeset: &Changeset,
         table: &Table,
@@ -393,65 +313,19 @@ impl ApplyReport {
         self.cells_won += piece.cells_won;
         self.cells_lost += piece.cells_lost;
         self.unchanged += piece.unchanged;
+        self.quarantined += piece.quarantined;
+        self.released += piece.released;
+        self.violations += piece.violations;
         self.db_version = self.db_version.max(piece.db_version);
         self.events.extend(piece.events);
     }
 
-    fn count(&mut self, outcome: &RowOutcome) {
+    pub(crate) fn count(&mut self, outcome: &RowOutcome) {
         self.rows_inserted += usize::from(outcome.inserted);
         self.rows_deleted += usize::from(outcome.deleted);
         self.rows_updated += usize::from(!outcome.inserted && (!outcome.won.is_empty() || outcome.created));
         self.cells_won += outcome.won.len();
         self.cells_lost += outcome.lost;
         self.unchanged += outcome.known + usize::from(outcome.stale);
-    }
-}
-
-/// The clock of the first cell of a row, when its site wrote all of its cells at once, one after the other.
-fn whole_clock(changeset: &Changeset, plan: &Plan, row: &RowChange, dv: u64) -> Option<IncomingClock> {
-    let first = row.cells.first().filter(|_| row.cl.0 == 1 && row.sentinel.is_none())?.clock;
-    let mut next = first.seq;
-    let follows = |cell: &opor_core::Cell| {
-        let clock = &cell.clock;
-        next += 1;
-        clock.col_version == first.col_version && clock.site == first.site && clock.seq == next - 1
-    };
-    row.cells.iter().all(follows).then(|| incoming_clock(changeset, plan, &first, dv))
-}
-
-fn incoming_clock(changeset: &Changeset, plan: &Plan, clock: &opor_core::Clock, dv: u64) -> IncomingClock {
-    IncomingClock {
-        cv: clock.col_version.0,
-        seq: clock.seq,
-        site: changeset.sites()[clock.site as usize],
-        ordinal: plan.ordinals[clock.site as usize],
-        dv,
-    }
-}
-
-fn incoming<'a>(
-    changeset: &Changeset,
-    plan: &Plan,
-    row: &'a RowChange,
-    dv: u64,
-    mut cells: Vec<IncomingCell<'a>>,
-) -> IncomingRow<'a> {
-    let clock = |clock| incoming_clock(changeset, plan, clock, dv);
-    let columns = &plan.columns[row.table as usize];
-    cells.clear();
-    cells.extend(row.cells.iter().map(|cell| IncomingCell {
-        column: columns[cell.column as usize],
-        value: cell.value.as_ref(),
-        clock: clock(&cell.clock),
-    }));
-    IncomingRow { key: &row.key, cl: row.cl.0, sentinel: row.sentinel.as_ref().map(clock), cells }
-}
-
-fn refused(table: &Table, row: &RowChange, error: Error) -> ApplyError {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch) => {
-            ApplyError::Constraint { table: table.name.to_string(), key: row.key.clone(), source: error }
-        }
-        _ => ApplyError::Sqlite(error),
     }
 }

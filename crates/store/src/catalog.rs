@@ -7,9 +7,12 @@ use opor_core::{Cid, PackedColumn, PackedKey, Value, ValueRef};
 use rusqlite::Error;
 use rustc_hash::FxHashMap;
 
+use crate::checks::checks_of;
 use crate::colset::ColSet;
+use crate::conflict::CONFLICT_TABLE;
 use crate::horizon::HORIZON_TABLE;
 use crate::meta;
+use crate::quarantine::QUARANTINE_TABLE;
 use crate::sqlite::{Db, Stmt, quote};
 
 /// A replicated table.
@@ -29,6 +32,8 @@ pub(crate) struct Table {
     pub(crate) key: Vec<KeyColumn>,
     /// What replicates besides the key, in table order.
     pub(crate) columns: Vec<Column>,
+    /// The expressions of its CHECK constraints.
+    pub(crate) checks: Vec<String>,
     /// Places in `columns` of those that need a value in every row.
     pub(crate) filled: Vec<usize>,
     /// The bits of all `columns`, or the sentinel's where there are none.
@@ -106,6 +111,32 @@ pub(crate) struct Column {
     pub(crate) converts: bool,
     /// What a row created without a value for a NOT NULL column without a default gets.
     pub(crate) filler: Option<Value>,
+    /// What the table shows in place of a value that the column cannot hold.
+    pub(crate) mask: Value,
+    pub(crate) not_null: bool,
+    /// The only type it holds, in a STRICT table.
+    pub(crate) strict: Option<StrictType>,
+}
+
+/// The types of STRICT tables, but ANY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StrictType {
+    Integer,
+    Real,
+    Text,
+    Blob,
+}
+
+impl StrictType {
+    fn of(declared: &str) -> Option<Self> {
+        match &*declared.to_ascii_uppercase() {
+            "INT" | "INTEGER" => Some(Self::Integer),
+            "REAL" => Some(Self::Real),
+            "TEXT" => Some(Self::Text),
+            "BLOB" => Some(Self::Blob),
+            _ => None,
+        }
+    }
 }
 
 impl Table {
@@ -174,6 +205,10 @@ pub(crate) struct Catalog {
     guards: FxHashMap<u32, String>,
     /// Whether the log has ever been cut.
     pub(crate) compacted: bool,
+    /// Whether something has ever been in quarantine.
+    pub(crate) quarantines: bool,
+    /// Whether a merge has ever broken a rule of a table.
+    pub(crate) conflicts: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -221,6 +256,8 @@ impl Catalog {
         let mut catalog = Self { schema_version, ..Self::default() };
         let definitions = Definitions::read(db)?;
         catalog.compacted = definitions.tables.contains_key(HORIZON_TABLE);
+        catalog.quarantines = definitions.tables.contains_key(QUARANTINE_TABLE);
+        catalog.conflicts = definitions.tables.contains_key(CONFLICT_TABLE);
         let mut columns = recorded_columns(db)?;
         let mut shapes = ShapeReader::new(db)?;
         for (id, recorded) in meta::recorded_tables(db)? {
@@ -317,6 +354,7 @@ pub(crate) struct Shape {
     pub(crate) rowid_is_key: bool,
     rowid_name: &'static str,
     width: i32,
+    strict: bool,
 }
 
 #[derive(Debug)]
@@ -326,6 +364,7 @@ pub(crate) struct ShapeColumn {
     pub(crate) not_null: bool,
     pub(crate) has_default: bool,
     affinity: Affinity,
+    strict: Option<StrictType>,
 }
 
 /// The statements that tell of tables, for reading many.
@@ -339,7 +378,7 @@ impl ShapeReader {
     fn new(db: Db) -> Result<Self, Error> {
         Ok(Self {
             table: db.prepare(
-                "SELECT name, wr FROM pragma_table_list(?) WHERE schema = 'main' AND type = 'table'",
+                "SELECT name, wr, strict FROM pragma_table_list(?) WHERE schema = 'main' AND type = 'table'",
             )?,
             columns: db.prepare(
                 "SELECT cid, name, type, \"notnull\", dflt_value IS NOT NULL, pk, hidden \
@@ -362,7 +401,7 @@ impl ShapeReader {
             return Ok(None);
         }
         let name = rows.text(0)?.to_owned();
-        let without_rowid = rows.integer(1) != 0;
+        let (without_rowid, strict) = (rows.integer(1) != 0, rows.integer(2) != 0);
         drop(rows);
         let mut shape = Shape {
             name,
@@ -373,6 +412,7 @@ impl ShapeReader {
             rowid_is_key: false,
             rowid_name: "",
             width: 0,
+            strict,
         };
         shape.read_columns(self)?;
         Ok(Some(shape))
@@ -403,7 +443,8 @@ impl Shape {
             } else if hidden == 0 {
                 let affinity = Affinity::of(rows.text(2)?);
                 let has_default = rows.integer(4) != 0;
-                self.columns.push(ShapeColumn { name, ordinal, not_null, has_default, affinity });
+                let strict = if self.strict { StrictType::of(rows.text(2)?) } else { None };
+                self.columns.push(ShapeColumn { name, ordinal, not_null, has_default, affinity, strict });
             }
         }
         key.sort_by_key(|(place, _)| *place);
@@ -442,13 +483,17 @@ impl Shape {
             all.insert(bit);
             let filler = (column.not_null && !column.has_default).then(|| column.affinity.filler());
             let converts = column.affinity != Affinity::Blob;
-            columns.push(Column { name, bit, ordinal: column.ordinal, converts, filler });
+            let not_null = column.not_null;
+            let mask = if not_null { column.affinity.filler() } else { Value::Null };
+            let (ordinal, strict) = (column.ordinal, column.strict);
+            columns.push(Column { name, bit, ordinal, converts, filler, mask, not_null, strict });
         }
         if columns.is_empty() {
             all = ColSet::sentinel();
         }
         let filled = |(place, column): (usize, &Column)| column.filler.is_some().then_some(place);
         let filled = columns.iter().enumerate().filter_map(filled).collect();
+        let checks = checks_of(&sql);
         Table {
             id,
             name: self.name.into(),
@@ -458,6 +503,7 @@ impl Shape {
             rowid_name: self.rowid_name,
             key: self.key,
             columns,
+            checks,
             filled,
             all,
             width: self.width,

@@ -61,6 +61,8 @@ pub(crate) struct Layer {
     pub(crate) blocks: FxHashMap<BlockId, Record>,
     /// `None` says the tombstone is gone.
     pub(crate) tombs: FxHashMap<TombId, Option<Tomb>>,
+    /// The commit takes a version whether or not a clock changes: something was put into quarantine under it.
+    pub(crate) takes_version: bool,
     /// Which commit of the tail changed which block, oldest first: what is new is at the end.
     order: Vec<(u64, BlockId)>,
     /// The newest commit of the tail that changed a tombstone.
@@ -69,7 +71,7 @@ pub(crate) struct Layer {
 
 impl Layer {
     pub(crate) fn is_empty(&self) -> bool {
-        self.blocks.is_empty() && self.tombs.is_empty()
+        self.blocks.is_empty() && self.tombs.is_empty() && !self.takes_version
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -83,6 +85,8 @@ impl Layer {
     fn append(&mut self, upper: &mut Self) {
         self.blocks.extend(upper.blocks.drain());
         self.tombs.extend(upper.tombs.drain());
+        // It is told where it was staged, and says nothing of what is below.
+        upper.takes_version = false;
     }
 
     /// Notes that a commit of the tail changed a block.
@@ -225,6 +229,7 @@ impl Clocks {
             mirror.tombs_filed = dv;
             mirror.tombs.extend(staged.tombs.drain());
         }
+        staged.takes_version = false;
         self.journal.clear();
     }
 

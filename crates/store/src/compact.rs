@@ -16,6 +16,7 @@ use crate::merge::STAMP_MIN;
 use crate::meta;
 use crate::options::ClockPolicy;
 use crate::progress::{Halt, Phase, Reporter, Watcher};
+use crate::quarantine;
 use crate::records::{self, StoredBlock};
 use crate::store::Store;
 
@@ -194,6 +195,13 @@ impl Engine {
     fn plan_compaction(&self, now: WallMillis, before: Option<WallMillis>, aged: u64) -> Result<Plan, Error> {
         let db = self.db;
         self.fold_now()?;
+        if self.catalog.borrow().quarantines {
+            // A change to a row that was deleted since would bring the row back, once the tombstone is gone.
+            quarantine::sweep(self)?;
+        }
+        if self.catalog.borrow().conflicts {
+            self.sweep_conflicts()?;
+        }
         horizon::create(db)?;
         let marked = match before {
             Some(before) => horizon::marked_by(db, before.0)?,

@@ -20,6 +20,7 @@ use crate::hook::Assignable;
 use crate::meta::{self, Meta};
 use crate::notes::{MergeOp, Note, Notes};
 use crate::options::{ClockPolicy, WallClock};
+use crate::quarantine::QuarantineLimits;
 use crate::read::ReadSql;
 use crate::replay::{Numbering, Replay, seqs_of};
 use crate::sqlite::{Db, Stmt, failure};
@@ -98,6 +99,10 @@ pub(crate) struct Engine {
     pub(crate) horizon: Cell<u64>,
     /// Set when what has been cut off the log must be read again.
     pub(crate) cut_stale: Cell<bool>,
+    /// What a changeset may put into quarantine, if the owner has said so.
+    pub(crate) limits: Cell<Option<QuarantineLimits>>,
+    /// The schema for which quarantine was last looked through; below 0 when it has to be.
+    pub(crate) released_at: Cell<i64>,
 }
 
 /// Statements write to one table many times in a row: comparing two pointers and a name finds it again.
@@ -182,6 +187,8 @@ impl Engine {
             backfilled: RefCell::default(),
             horizon: Cell::new(0),
             cut_stale: Cell::new(true),
+            limits: Cell::new(None),
+            released_at: Cell::new(-1),
         }
     }
 
@@ -609,6 +616,7 @@ impl Engine {
         // What was read within the transaction, the schema included, may have been its own.
         self.stale.set(true);
         self.reread.set(false);
+        self.released_at.set(-1);
         self.forget_catalog();
         self.end_transaction();
     }
@@ -651,6 +659,7 @@ impl Engine {
         // Sites, settings and the schema may have gone back with the rest.
         self.stale.set(true);
         self.schema_suspect.set(true);
+        self.released_at.set(-1);
         *self.sites.borrow_mut() = Sites::default();
         *self.fault.borrow_mut() = None;
     }

@@ -18,15 +18,19 @@ const SHA: &str = concat!("opor-", env!("CARGO_PKG_VERSION"));
 /// A pointer that closures which SQLite owns may hold: the connection outlives them and the engine outlives the
 /// connection, and all of them are used by one thread at a time.
 #[derive(Clone, Copy)]
-struct EngineRef(*const Engine);
+pub(crate) struct EngineRef(pub(crate) *const Engine);
 
 #[expect(unsafe_code, reason = "see `EngineRef`")]
 // SAFETY: see `EngineRef`.
 unsafe impl Send for EngineRef {}
 
+#[expect(unsafe_code, reason = "see `EngineRef`")]
+// SAFETY: see `EngineRef`.
+unsafe impl Sync for EngineRef {}
+
 impl EngineRef {
     #[expect(unsafe_code, reason = "see `EngineRef`")]
-    fn get(&self) -> &Engine {
+    pub(crate) fn get(&self) -> &Engine {
         // SAFETY: see `EngineRef`.
         unsafe { &*self.0 }
     }

@@ -223,6 +223,8 @@ fn work(mut store: Store, jobs: &Receiver<Job>, watchers: Option<&Watchers>) {
             // A job leaves no transaction behind for the next.
             let _ = store.execute_batch("ROLLBACK");
         }
+        // The job may have made what something in quarantine was waiting for. A busy file is tried again after the next.
+        let _ = store.engine.settle_after_ddl();
         let version = store.engine.db_version();
         if version != std::mem::replace(&mut told, version)
             && let Some(watchers) = watchers

@@ -13,7 +13,9 @@ use crate::block::CellClock;
 use crate::catalog::Table;
 use crate::clocks::{block_of, rowid_of};
 use crate::colset::ColSet;
+use crate::conflict::{Masks, masked};
 use crate::engine::Engine;
+use crate::forced::Forced;
 use crate::notes::MergeOp;
 use crate::sqlite::{Run, Stmt, failure, held, quote};
 use crate::tombs::Tomb;
@@ -103,6 +105,9 @@ pub(crate) struct MergeSql {
     pub(crate) last_was_new: bool,
     /// The schema that the statements were prepared for.
     schema_version: i64,
+    pub(crate) masks: Masks,
+    /// A database in memory, to try out what SQLite makes of a value.
+    pub(crate) scratch: Option<rusqlite::Connection>,
 }
 
 impl MergeSql {
@@ -121,6 +126,10 @@ pub(crate) struct Merger<'e> {
     /// Nothing can roll this transaction back in part.
     pub(crate) direct: bool,
     pub(crate) watch: Watch,
+    /// Rows are stored though they break a rule of their table.
+    pub(crate) lenient: bool,
+    /// How many rules have been broken.
+    pub(crate) violations: usize,
 }
 
 /// Where a row is.
@@ -145,6 +154,8 @@ struct Local {
 struct LocalCell {
     clock: Option<CellClock>,
     value: Option<Same>,
+    /// The table shows something else.
+    masked: bool,
 }
 
 /// A local value beside the incoming one.
@@ -302,7 +313,7 @@ impl Merger<'_> {
     ) -> Result<Vec<LocalCell>, Error> {
         let cells = row.cells.iter().zip(&local.clocks);
         let mut known: Vec<LocalCell> =
-            cells.map(|(_, clock)| LocalCell { clock: *clock, value: None }).collect();
+            cells.map(|(_, clock)| LocalCell { clock: *clock, value: None, masked: false }).collect();
         let Place::Row(rowid) = local.place else { return Ok(known) };
         let watched = !matches!(self.watch, Watch::Nothing);
         // A value decides ties only, and is read only then.
@@ -321,6 +332,7 @@ impl Merger<'_> {
             let (columns, name) = (columns.join(", "), table.sql_name());
             self.engine.db.prepare(&format!("SELECT {columns} FROM {name} WHERE {}", row_condition(table)))
         })?;
+        let masks = self.sql.masks.of(self.engine, table, row.key.as_bytes())?;
         let mut values = stmt.start();
         bind_row(&mut values, table, row.key, rowid)?;
         if !values.step()? {
@@ -328,7 +340,10 @@ impl Merger<'_> {
         }
         for (known, cell) in known.iter_mut().zip(&row.cells) {
             if wanted(known, cell) {
-                let value = values.value(cell.column as i32);
+                let bit = table.columns[cell.column].bit;
+                let hidden = known.clock.as_ref().and_then(|clock| masked(&masks, bit, clock));
+                known.masked = hidden.is_some();
+                let value = hidden.map_or_else(|| values.value(cell.column as i32), Value::as_ref);
                 // Equal values need no copy: the incoming one says the same.
                 known.value =
                     Some(if value == cell.value { Same::Incoming } else { Same::Other(value.to_owned()) });
@@ -366,7 +381,7 @@ impl Merger<'_> {
         }
         let mut decided = decision(self.engine, local.cl, cell_state, cl, false, &cell.clock, cell.value);
         let tie = clock.is_some_and(|clock| clock.cv == cell.clock.cv);
-        let tie = tie && table.columns[cell.column].converts;
+        let tie = tie && !known.masked && table.columns[cell.column].converts;
         if let (Outcome::Win, true, Some(Same::Other(value))) = (decided, tie, &known.value)
             && std::mem::discriminant(&value.as_ref()) != std::mem::discriminant(&cell.value)
             && self.stored_alike(table, row, cell, local)?
@@ -446,13 +461,18 @@ impl Merger<'_> {
             Place::Row(rowid) => {
                 if !outcome.won.is_empty() {
                     let values = outcome.won.iter().map(|i| row.cells[*i].value);
-                    self.update_row(table, (row.key, rowid), &shape_of(row, &outcome.won), values)?;
+                    let done = self.update_row(table, (row.key, rowid), &shape_of(row, &outcome.won), values);
+                    if let Err(error) = done {
+                        self.force_update(table, (row.key, rowid), &forced(row, &outcome.won), error)?;
+                    }
                 }
                 rowid
             }
             Place::Absent => {
                 let values = outcome.won.iter().map(|i| row.cells[*i].value);
-                if !self.insert_row(table, row.key, &shape_of(row, &outcome.won), values)? {
+                let done = self.insert_row(table, row.key, &shape_of(row, &outcome.won), values);
+                let forced = |error| self.force_insert(table, row.key, &forced(row, &outcome.won), error);
+                if !done.or_else(forced)? {
                     // A trigger of the user's said RAISE(IGNORE): the row is not taken, and may come again.
                     outcome.known += outcome.won.len();
                     outcome.won.clear();
@@ -620,6 +640,11 @@ fn shape_of(row: &IncomingRow<'_>, won: &[usize]) -> ColSet {
     let mut shape = ColSet::default();
     won.iter().for_each(|i| shape.insert(row.cells[*i].column as u32));
     shape
+}
+
+fn forced<'r>(row: &IncomingRow<'r>, won: &[usize]) -> Vec<Forced<'r>> {
+    let cells = won.iter().map(|i| &row.cells[*i]);
+    cells.map(|cell| Forced { place: cell.column, value: cell.value, clock: cell.clock.cell() }).collect()
 }
 
 fn bind_key<'r>(run: &mut Run<'r>, key: &'r PackedKey) -> Result<(), Error> {

@@ -56,6 +56,8 @@ pub(crate) enum MergeOp {
     Create { table: u32, row: i64, key: Box<[u8]>, sentinel: CellClock },
     /// The row is gone.
     Delete { table: u32, row: Option<i64>, key: Box<[u8]>, tomb: Tomb },
+    /// Something that cannot be stored here was put aside.
+    Quarantine { dv: u64 },
 }
 
 /// Rows that had values before they had clocks.

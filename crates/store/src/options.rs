@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use opor_core::{SiteId, WallMillis};
 
+use crate::quarantine::QuarantineLimits;
 use crate::store::{OpenError, Store};
 
 /// What fills `col_version`; fixed when the database is created.
@@ -60,6 +61,7 @@ pub struct OpenOptions {
     pub(crate) random_seed: Option<u64>,
     pub(crate) read_only: bool,
     pub(crate) create: bool,
+    pub(crate) quarantine: Option<QuarantineLimits>,
     /// The file is the image of a snapshot, which has no site of its own.
     pub(crate) image: bool,
 }
@@ -75,6 +77,7 @@ impl Default for OpenOptions {
             random_seed: None,
             read_only: false,
             create: true,
+            quarantine: None,
             image: false,
         }
     }
@@ -143,6 +146,16 @@ impl OpenOptions {
     #[must_use]
     pub const fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// How much that cannot be stored here is kept when it comes in a changeset: changes for tables and columns that are
+    /// not here yet, and rows that a table's own rules refuse. By default [`QuarantineLimits::default`] where the clock
+    /// is hybrid, and [`QuarantineLimits::NONE`] where versions are counted: then such a changeset is refused, as
+    /// cr-sqlite refuses it. Inserts into `crsql_changes` are always refused.
+    #[must_use]
+    pub const fn quarantine(mut self, limits: QuarantineLimits) -> Self {
+        self.quarantine = Some(limits);
         self
     }
 

@@ -12,8 +12,10 @@ use crate::block::{BLOCK_SHIFT, CellClock};
 use crate::catalog::{Catalog, Table};
 use crate::clocks::{BlockId, Record, damaged, key_of};
 use crate::colset::ColSet;
+use crate::conflict::{Masks, masked};
 use crate::cursor::{Cursor, Position};
 use crate::engine::Engine;
+use crate::quarantine::{self, Held, Lives};
 use crate::replicate::read_key;
 use crate::sqlite::{Db, Run, Stmt, held, quote};
 use crate::tombs::{Entries, Tomb, TombKey, packed};
@@ -21,6 +23,8 @@ use crate::tombs::{Entries, Tomb, TombKey, packed};
 /// The number under which the walk files tombstones: before every table, so that a key that was given up is free when
 /// a row takes it.
 const TOMBS: u32 = 0;
+/// The number under which the walk files what is in quarantine: after every table.
+const QUARANTINE: u32 = u32::MAX;
 
 /// Why changes could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +58,8 @@ enum Stop {
     Block(BlockId, Record),
     /// The tombstones of a chunk, or those of one commit that is not in the file yet; with their tables.
     Tombs(Vec<(u32, TombKey, Tomb)>),
+    /// A change that cannot be stored here, and that peers may be able to.
+    Quarantined(Box<Held>),
 }
 
 impl Engine {
@@ -106,7 +112,7 @@ impl Engine {
         loop {
             // Stops hold a row or more each, so this many are enough, unless all their rows turn out unchanged.
             let room = changes_max.saturating_sub(rows.changes).clamp(1, 4096);
-            let stops = self.stops(&catalog, base, position, room)?;
+            let stops = self.stops(&catalog, base, position, room, catalog.quarantines)?;
             let last = stops.len() < room;
             for (at, stop) in stops {
                 if rows.changes >= changes_max {
@@ -122,13 +128,14 @@ impl Engine {
         }
     }
 
-    /// The next `count` stops of the walk after `from`, oldest first.
+    /// The next `count` stops of the walk after `from`, oldest first; `aside`: also those of quarantine.
     fn stops(
         &self,
         catalog: &Catalog,
         base: u64,
         from: Option<Position>,
         count: usize,
+        aside: bool,
     ) -> Result<Vec<(Position, Stop)>, Error> {
         let mut stops = Vec::new();
         if !self.is_layered_since(base) {
@@ -136,6 +143,9 @@ impl Engine {
                 self.stored_blocks(table, base, from, count, &mut stops)?;
             }
             self.stored_tombs(base, from, count, &mut stops)?;
+        }
+        if aside {
+            self.quarantined_stops(base, from, count, &mut stops)?;
         }
         self.layered_stops(base, from, &mut stops);
         stops.sort_unstable_by_key(|(at, _)| *at);
@@ -216,6 +226,23 @@ impl Engine {
         Ok(())
     }
 
+    fn quarantined_stops(
+        &self,
+        base: u64,
+        from: Option<Position>,
+        count: usize,
+        stops: &mut Vec<(Position, Stop)>,
+    ) -> Result<(), Error> {
+        let mut sql = self.read_sql.borrow_mut();
+        let stmt = held(&mut sql.stops, QUARANTINE, || quarantine::walk(self.db))?;
+        let found = quarantine::newer_than(stmt, resume(QUARANTINE, base, from), count as i64)?;
+        stops.extend(found.into_iter().map(|held| {
+            let at = Position { dv: held.dv, table: QUARANTINE, place: held.id };
+            (at, Stop::Quarantined(Box::new(held)))
+        }));
+        Ok(())
+    }
+
     fn layered_stops(&self, base: u64, from: Option<Position>, stops: &mut Vec<(Position, Stop)>) {
         let clocks = self.clocks.borrow();
         let wanted = |at: &Position| at.dv > base && from.is_none_or(|from| *at > from);
@@ -240,7 +267,7 @@ impl Engine {
         stops.extend(tombs.into_iter().map(|(at, tombs)| (at, Stop::Tombs(tombs))));
     }
 
-    /// Every clock after `since`: what `crsql_changes` lists.
+    /// Every clock after `since`: what `crsql_changes` lists. It shows what the tables here hold, and no quarantine.
     pub(crate) fn entries(&self, since: u64, table: Option<&str>) -> Result<Vec<Entry>, Error> {
         self.refresh()?;
         self.replay()?;
@@ -251,7 +278,7 @@ impl Engine {
             (None, Some(_)) => true,
             (Some(name), Some(table)) => *name == *table.name,
         };
-        for (_, stop) in self.stops(&catalog, since, None, usize::MAX >> 2)? {
+        for (_, stop) in self.stops(&catalog, since, None, usize::MAX >> 2, false)? {
             match stop {
                 Stop::Block(id, record) if wanted(id.0) => {
                     let record = Rc::new(record);
@@ -275,7 +302,7 @@ impl Engine {
                         entries.push(Entry { table: id, clock, cl, what });
                     }
                 }
-                Stop::Block(..) => {}
+                Stop::Block(..) | Stop::Quarantined(_) => {}
             }
         }
         entries.sort_by(|a, b| a.order().cmp(&b.order()));
@@ -327,6 +354,8 @@ struct RowReader<'e> {
     changes: usize,
     tables: FxHashMap<u32, TableReader>,
     sites: FxHashMap<u32, u32>,
+    lives: Lives,
+    masks: Masks,
 }
 
 /// The statements that reading holds; one set a connection.
@@ -387,6 +416,8 @@ impl<'e> RowReader<'e> {
             changes: 0,
             tables: FxHashMap::default(),
             sites: FxHashMap::default(),
+            lives: Lives::default(),
+            masks: Masks::default(),
         }
     }
 
@@ -413,6 +444,13 @@ impl<'e> RowReader<'e> {
                 Some(table) => self.push_block(&table.clone(), id.1, &record),
                 None => Ok(()),
             },
+            Stop::Quarantined(held) => {
+                if !self.lives.is_over(self.engine, &held)? {
+                    self.changeset.push(held.change(self.engine)?);
+                    self.changes += 1;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -514,10 +552,11 @@ impl<'e> RowReader<'e> {
             }
             let cl = CausalLength(record.block.cl(row));
             let key = PackedKey::from_packed(&read_key(table, &rows, 1)?);
+            let masks = self.masks.of(self.engine, table, key.as_bytes())?;
             let mut change =
                 RowChange { table: *index, key, cl, sentinel: None, cells: Vec::with_capacity(count) };
-            for (_, bit, clock) in cells {
-                let clock = self.clock(*clock)?;
+            for (_, bit, known) in cells {
+                let clock = self.clock(*known)?;
                 if *bit == ColSet::SENTINEL {
                     change.sentinel = Some(clock);
                     continue;
@@ -527,7 +566,10 @@ impl<'e> RowReader<'e> {
                 let Some(column) = columns.get_mut(place as usize) else { continue };
                 let name = &table.columns[place as usize].name;
                 let column = column.get_or_insert_with(|| self.changeset.column_index(*index, name));
-                let value = rows.value(1 + table.key.len() as i32 + place as i32).to_owned();
+                let value = match masked(&masks, *bit, known) {
+                    Some(value) => value.clone(),
+                    None => rows.value(1 + table.key.len() as i32 + place as i32).to_owned(),
+                };
                 change.cells.push(Cell { column: *column, value, clock });
             }
             self.changes += change.cells.len() + usize::from(change.sentinel.is_some());
@@ -558,6 +600,7 @@ type RowValues = (Vec<u8>, Vec<Value>);
 pub(crate) struct EntryReader {
     statements: FxHashMap<u32, Stmt>,
     held: Option<(BlockId, u32, Option<RowValues>)>,
+    masks: Masks,
 }
 
 /// A row of `crsql_changes`.
@@ -594,7 +637,9 @@ impl EntryReader {
         }
         let Some(place) = table.columns.iter().position(|column| column.bit == bit) else { return Ok(None) };
         let column = Some(table.columns[place].name.clone());
-        Ok(Some(ChangeRow { table: name, key, column, value: values[place].clone() }))
+        let masks = self.masks.of(engine, table, &key)?;
+        let value = masked(&masks, bit, &entry.clock).unwrap_or(&values[place]).clone();
+        Ok(Some(ChangeRow { table: name, key, column, value }))
     }
 
     fn fetch(

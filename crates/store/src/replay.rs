@@ -480,6 +480,10 @@ impl Replay<'_> {
                 }
                 self.clocks.bury(&table, key, *tomb)?;
             }
+            MergeOp::Quarantine { dv } => {
+                self.numbering.dv = self.numbering.dv.max(*dv);
+                self.clocks.staged.takes_version = true;
+            }
         }
         Ok(())
     }

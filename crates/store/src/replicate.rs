@@ -8,10 +8,12 @@ use rusqlite::Error;
 use crate::catalog::{Shape, Table};
 use crate::clocks::block_of;
 use crate::colset::ColSet;
+use crate::conflict;
 use crate::engine::Engine;
 use crate::meta;
 use crate::notes::{BackfillRows, Note};
 use crate::progress::{Halt, Reporter};
+use crate::release;
 use crate::sqlite::{Run, failure, quote};
 
 /// Why a table cannot replicate. The state is as before the call.
@@ -276,6 +278,7 @@ impl Engine {
         })?;
         let table = self.table(&shape.name).ok_or_else(|| failure("the table went away"))?;
         self.backfill_watched(&table, reporter)?;
+        self.release_now().map_err(release::plain)?;
         Ok(true)
     }
 
@@ -369,8 +372,13 @@ impl Engine {
         self.read_sql.take();
         meta::remove_table(self.db, table)?;
         meta::remove_tombs(self.db, table.id)?;
+        if self.catalog.borrow().conflicts {
+            conflict::forget_table(self.db, table.id)?;
+        }
         self.load_catalog()?;
-        if meta::is_unused(&self.catalog.borrow()) {
+        let catalog = self.catalog.borrow().clone();
+        // Changes in quarantine go on being told under their versions.
+        if meta::is_unused(&catalog) && !catalog.quarantines {
             meta::restart_versions(self.db)?;
         }
         Ok(())
@@ -404,7 +412,8 @@ impl Engine {
                     None => Err(failure(format!("{name} is not a CRR"))),
                 }
             })?;
-            self.replay()
+            self.replay()?;
+            self.release_now().map(drop).map_err(release::plain)
         })();
         match altered {
             Ok(()) => self.db.exec("RELEASE opor_alter"),

@@ -18,7 +18,7 @@ use crate::read::{Batch, ReadError};
 use crate::repair::Incident;
 use crate::replicate::{ReplicateError, Strictness};
 use crate::sqlite::Db;
-use crate::{changes_vtab, commit_hook, functions, hook, meta, unpack_vtab};
+use crate::{changes_vtab, commit_hook, conflicts_vtab, functions, hook, meta, unpack_vtab};
 
 /// Why a database could not be opened. The file is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -226,6 +226,7 @@ impl Store {
             changes_vtab::install(db, address)?;
         }
         unpack_vtab::install(&conn)?;
+        conflicts_vtab::install(&conn, address)?;
         functions::install(&conn, address)?;
         if let Some(seed) = options.random_seed {
             functions::seed_random(&conn, seed)?;
@@ -259,6 +260,7 @@ impl Store {
             self.engine.uncaptured(|| self.create(options))?;
         }
         self.engine.read_only.set(options.read_only);
+        self.engine.limits.set(options.quarantine);
         if !options.image {
             self.engine.site.set(meta::own_site(db)?);
         }
@@ -266,6 +268,11 @@ impl Store {
         if !options.read_only {
             self.engine.mend_guards()?;
             self.engine.notice_truncation()?;
+            match self.engine.settle() {
+                // Somebody else writes; the next merge sees to it.
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {}
+                settled => settled?,
+            }
         }
         Ok(())
     }

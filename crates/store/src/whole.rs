@@ -9,6 +9,7 @@ use rusqlite::Error;
 use crate::block::CellClock;
 use crate::catalog::Table;
 use crate::colset::ColSet;
+use crate::forced::Forced;
 use crate::merge::{IncomingClock, Merger, Place, STAMP_MIN, Watch, decision};
 use crate::notes::MergeOp;
 
@@ -70,7 +71,7 @@ impl Merger<'_> {
         if self.sql.last_was_new && !table.keyed {
             // The common case of a first sync: a row nobody here has seen. One statement tells and does it.
             let buried = self.engine.clocks.borrow_mut().tomb(table, key)?.is_some();
-            if !buried && self.insert_row(table, &row.key, &layout.places, values(row))? {
+            if !buried && self.insert_whole(table, row, layout, &clock)? {
                 let rowid = self.engine.db.last_insert_rowid();
                 self.record_group(table, (&row.key, rowid), &layout.bits, clock.cell())?;
                 return Ok(Whole::Inserted);
@@ -83,11 +84,27 @@ impl Merger<'_> {
             Some(Outcome::Known) => Ok(Whole::Known),
             Some(Outcome::Lose) => Ok(Whole::Lost),
             Some(Outcome::Win) => {
-                self.update_row(table, (&row.key, rowid), &layout.places, values(row))?;
+                let done = self.update_row(table, (&row.key, rowid), &layout.places, values(row));
+                if let Err(error) = done {
+                    self.force_update(table, (&row.key, rowid), &forced(row, layout, &clock), error)?;
+                }
                 self.record_group(table, (&row.key, rowid), &layout.bits, clock.cell())?;
                 Ok(Whole::Won)
             }
             _ => Ok(Whole::Other(place)),
+        }
+    }
+
+    fn insert_whole(
+        &mut self,
+        table: &Rc<Table>,
+        row: &RowChange,
+        layout: &Layout,
+        clock: &IncomingClock,
+    ) -> Result<bool, Error> {
+        match self.insert_row(table, &row.key, &layout.places, values(row)) {
+            Err(error) => self.force_insert(table, &row.key, &forced(row, layout, clock), error),
+            done => done,
         }
     }
 
@@ -137,6 +154,16 @@ impl Merger<'_> {
         let key = if table.keyed { key.as_bytes().into() } else { Box::default() };
         self.record(MergeOp::Cells { table: table.id, row, key, cells })
     }
+}
+
+fn forced<'r>(row: &'r RowChange, layout: &Layout, clock: &IncomingClock) -> Vec<Forced<'r>> {
+    let cells = layout.places.iter().zip(&row.cells).zip(clock.seq..);
+    let forced = cells.map(|((place, cell), seq)| Forced {
+        place: place as usize,
+        value: cell.value.as_ref(),
+        clock: CellClock { seq, ..clock.cell() },
+    });
+    forced.collect()
 }
 
 fn values(row: &RowChange) -> impl Iterator<Item = ValueRef<'_>> {

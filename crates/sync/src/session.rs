@@ -281,8 +281,14 @@ impl Driver<'_> {
     fn merged(&mut self, req: RequestId, merged: &Merged) {
         self.feed(Input::Applied { req, version: merged.version });
         if let Some(site) = self.site {
-            let Merged { changes, unchanged, version } = *merged;
+            let Merged { changes, unchanged, quarantined, violations, version } = *merged;
             self.tell(SyncEvent::Merged { site, changes, unchanged, version });
+            if quarantined > 0 {
+                self.tell(SyncEvent::Quarantined { site, changes: quarantined });
+            }
+            if violations > 0 {
+                self.tell(SyncEvent::Conflict { site, violations });
+            }
         }
     }
 

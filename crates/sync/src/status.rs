@@ -69,6 +69,22 @@ pub enum SyncEvent {
         /// The version that the merge took here, if it changed anything.
         version: Option<DbVersion>,
     },
+    /// Some of what the peer wrote cannot be stored here yet. It is kept, passed on to others, and stored once it can be;
+    /// see [`Store::quarantine`](opor_store::Store::quarantine).
+    Quarantined {
+        /// From whom.
+        site: SiteId,
+        /// How many changes.
+        changes: usize,
+    },
+    /// What the peer wrote breaks rules of tables here, together with what is here. It is merged all the same; see
+    /// [`Store::conflicts`](opor_store::Store::conflicts).
+    Conflict {
+        /// From whom.
+        site: SiteId,
+        /// How many rules, row by row.
+        violations: usize,
+    },
     /// All that the peer had committed when it last read is durable here.
     CaughtUp {
         /// The peer.

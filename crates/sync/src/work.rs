@@ -19,6 +19,10 @@ pub(crate) struct Known {
 pub(crate) struct Merged {
     pub(crate) changes: usize,
     pub(crate) unchanged: usize,
+    /// Changes that cannot be stored here, which are kept for later.
+    pub(crate) quarantined: usize,
+    /// Rules of tables that the merge broke.
+    pub(crate) violations: usize,
     pub(crate) version: Option<DbVersion>,
 }
 
@@ -114,7 +118,13 @@ pub(crate) async fn apply(store: StoreHandle, peer: SiteId, work: Work) -> Resul
         };
         let options = ApplyOptions { cursor: Some((peer, cursor)), ..ApplyOptions::default() };
         let report = store.apply_with(&changeset, &options).map_err(refused)?;
-        Ok(Merged { changes: changeset.len(), unchanged: report.unchanged, version: report.db_version })
+        Ok(Merged {
+            changes: changeset.len(),
+            unchanged: report.unchanged,
+            quarantined: report.quarantined,
+            violations: report.violations,
+            version: report.db_version,
+        })
     };
     store.write(job).await?
 }
@@ -128,6 +138,7 @@ fn refused(error: ApplyError) -> Failed {
         ApplyError::UnknownTable { .. }
         | ApplyError::UnknownColumn { .. }
         | ApplyError::KeyShape { .. }
+        | ApplyError::QuarantineFull { .. }
         | ApplyError::Constraint { .. } => Failed::Rejected(Rejection::Schema),
         error => failed(&error),
     }

@@ -78,6 +78,82 @@ async fn what_one_peer_brings_goes_on_to_the_others() {
     becomes(&at_desk.peers()[0], |status| *status != SyncStatus::Live).await;
 }
 
+/// An old hub among new replicas: it passes on what it cannot store, and catches up when its schema does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_with_an_older_schema_holds_nobody_up() {
+    let network = MemoryNetwork::new();
+    let (hub, desk, phone) = (Replica::new().await, Replica::new().await, Replica::new().await);
+    let grow = "ALTER TABLE todos ADD COLUMN due; CREATE TABLE tags(id TEXT PRIMARY KEY NOT NULL, n INTEGER NOT NULL)";
+    for replica in [&desk, &phone] {
+        replica.write(grow).await;
+        replica.replicate("tags").await;
+    }
+    let at_hub = hub.sync().listen(network.listen("hub").unwrap()).start().await.unwrap();
+    let at_desk = desk.sync().peer(network.dialer("desk", "hub")).start().await.unwrap();
+    let at_phone = phone.sync().peer(network.dialer("phone", "hub")).start().await.unwrap();
+    is_live(&at_desk.peers()[0]).await;
+    is_live(&at_phone.peers()[0]).await;
+    let mut hub_events = at_hub.events();
+    desk.write("INSERT INTO tags VALUES ('a', 1); INSERT INTO todos VALUES (1, 'milk', 'today')").await;
+    let kept = |event: &SyncEvent| match event {
+        SyncEvent::Quarantined { changes, .. } => Some(*changes),
+        _ => None,
+    };
+    // The tag, and when the todo is due; together or one after the other.
+    let mut total = 0;
+    while total < 2 {
+        total += event(&mut hub_events, kept).await;
+    }
+    assert_eq!(total, 2);
+    phone.answers("SELECT group_concat(id || n) FROM tags", "a1").await;
+    phone.answers("SELECT title || ' ' || due FROM todos", "milk today").await;
+    hub.holds(&[(1, "milk")]).await;
+
+    hub.write("ALTER TABLE todos ADD COLUMN due").await;
+    hub.answers("SELECT due FROM todos", "today").await;
+    hub.write("CREATE TABLE tags(id TEXT PRIMARY KEY NOT NULL, n INTEGER NOT NULL)").await;
+    hub.replicate("tags").await;
+    hub.answers("SELECT group_concat(id || n) FROM tags", "a1").await;
+    phone.write("UPDATE tags SET n = 2").await;
+    hub.answers("SELECT group_concat(id || n) FROM tags", "a2").await;
+    desk.answers("SELECT group_concat(id || n) FROM tags", "a2").await;
+    assert_eq!(*at_desk.peers()[0].status().borrow(), SyncStatus::Live, "nobody is refused");
+    assert_eq!(*at_phone.peers()[0].status().borrow(), SyncStatus::Live, "nobody is refused");
+}
+
+/// What two replicas wrote apart breaks a rule together: both are told, and go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_rule_holds_nobody_up() {
+    let (network, desk, phone) = (MemoryNetwork::new(), Replica::new().await, Replica::new().await);
+    for replica in [&desk, &phone] {
+        replica.write("CREATE TABLE spans(id INTEGER PRIMARY KEY NOT NULL, lo, hi, CHECK (lo <= hi))").await;
+        replica.replicate("spans").await;
+    }
+    let _at_desk = desk.sync().listen(network.listen("desk").unwrap()).start().await.unwrap();
+    desk.write("INSERT INTO spans VALUES (1, 10, 20)").await;
+    let at_phone = phone.sync().peer(network.dialer("phone", "desk")).start().await.unwrap();
+    let mut events = at_phone.events();
+    is_live(&at_phone.peers()[0]).await;
+    phone.answers("SELECT lo || ' ' || hi FROM spans", "10 20").await;
+    network.partition("phone", "desk");
+    network.cut("phone", "desk");
+    desk.write("UPDATE spans SET hi = 12").await;
+    phone.write("UPDATE spans SET lo = 18").await;
+    network.heal("phone", "desk");
+    let told = |event: &SyncEvent| match event {
+        SyncEvent::Conflict { violations, .. } => Some(*violations),
+        _ => None,
+    };
+    assert_eq!(event(&mut events, told).await, 1);
+    for replica in [&desk, &phone] {
+        replica.answers("SELECT lo || ' ' || hi FROM spans", "18 12").await;
+        replica.answers("SELECT \"table\" || ' ' || detail FROM opor_conflicts", "spans lo <= hi").await;
+    }
+    phone.write("UPDATE spans SET lo = 1").await;
+    desk.answers("SELECT lo || ' ' || hi FROM spans", "1 12").await;
+    desk.answers("SELECT count(*) || '' FROM opor_conflicts", "0").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_written_offline_travels_after_the_link_is_back() {
     let (network, desk, phone) = (MemoryNetwork::new(), Replica::new().await, Replica::new().await);

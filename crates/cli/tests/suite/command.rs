@@ -155,3 +155,23 @@ fn a_changeset_that_is_refused_changes_nothing() {
     Run::opor(["apply", &b]).with_input(&good).ok();
     assert_eq!(support::rows(&b).len(), 1, "a good one still works");
 }
+
+#[test]
+fn what_cannot_be_stored_is_kept_when_asked_and_told() {
+    let dir = TempDir::new().expect("a directory");
+    let (a, b) = (todo_database(dir.path(), "a"), todo_database(dir.path(), "b"));
+    Run::opor(["init", &a, "todos"]).ok();
+    Run::opor(["init", &b, "todos"]).ok();
+    support::with_store(&a, "INSERT INTO todos VALUES ('x', 'one', NULL)");
+    let good = Run::opor(["changes", "--json", &a]).ok().stdout;
+    let other = good.replace("\"todos\"", "\"notes\"");
+    Run::opor(["apply", &b]).with_input(&other).fails_with(1, "is not replicated here");
+    let report = Run::opor(["apply", "--keep", "--json", &b]).with_input(&other).ok().json();
+    assert_eq!(report["quarantined"], report["changes"]);
+    let status = Run::opor(["status", "--json", &b]).ok().json();
+    assert_eq!(status["quarantine"][0]["table"], "notes");
+    assert_eq!(status["quarantine"][0]["changes"], report["changes"]);
+    assert_eq!(status["conflicts"], serde_json::json!([]));
+    let shown = Run::opor(["status", &b]).ok().stdout;
+    assert!(shown.contains("changes of notes: the table does not replicate here"), "{shown}");
+}

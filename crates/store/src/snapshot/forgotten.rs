@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use opor_core::{
-    CausalLength, Cell, Changeset, Clock, ColVersion, DbVersion, PackedKey, RowChange, SiteId, Value,
+    CausalLength, Cell, Changeset, Cid, Clock, ColVersion, DbVersion, PackedKey, RowChange, SiteId, Value,
 };
 
 use super::manifest::Pulled;
@@ -13,8 +13,10 @@ use crate::apply::ApplyReport;
 use crate::block::CellClock;
 use crate::catalog::Table;
 use crate::colset::ColSet;
+use crate::conflict::{Mask, Masks, masked};
 use crate::meta;
 use crate::progress::{Phase, Reporter};
+use crate::quarantine::{self, Held};
 use crate::rows::{RowClocks, RowLookup, RowPlace, RowValues};
 use crate::store::Store;
 
@@ -41,8 +43,10 @@ impl Store {
             let Some(table) = ours.table(&their_table.name) else { continue };
             let lookup = RowLookup::new(&source.engine, their_table)?;
             let values = RowValues::new(&self.engine, table)?;
-            let cut = source.engine.clocks.borrow().cut_lengths.get(&their_table.id).copied().unwrap_or(0);
-            let mut forgotten = Forgotten { store: self, table, lookup, values, acknowledged, cut, sender };
+            let cut = cut_length(source, their_table);
+            let masks = Masks::default();
+            let mut forgotten =
+                Forgotten { store: self, table, lookup, values, masks, acknowledged, cut, sender };
             let mut after = None;
             loop {
                 let page = self.engine.rows_after(table, after.as_ref())?;
@@ -53,8 +57,71 @@ impl Store {
                 report.add(self.merge_piece(&changes, &mut Reporter::silent())?);
             }
         }
+        if ours.quarantines {
+            for their_table in theirs.tables.iter().filter(|table| ours.table(&table.name).is_none()) {
+                report.add(self.follow_forgotten_aside(source, their_table, acknowledged, sender)?);
+            }
+        }
         reporter.end()?;
         Ok(report)
+    }
+
+    /// The same for rows of a table that is not here, which are in quarantine.
+    fn follow_forgotten_aside(
+        &self,
+        source: &Self,
+        table: &Table,
+        acknowledged: u64,
+        sender: SiteId,
+    ) -> Result<ApplyReport, RestoreError> {
+        let mut lookup = RowLookup::new(&source.engine, table)?;
+        let cut = cut_length(source, table);
+        let (db, mut report, mut last) = (self.engine.db, ApplyReport::default(), None::<Held>);
+        loop {
+            let page = quarantine::of_table(db, &table.name, last.as_ref())?;
+            let Some(end) = page.last() else { return Ok(report) };
+            last = Some(end.clone());
+            let mut keys: Vec<_> = page.into_iter().map(|held| held.key).collect();
+            keys.dedup();
+            let mut changes = Changeset::new();
+            for key in keys {
+                let row = quarantine::of_row(db, &table.name, &key)?;
+                let known = row.iter().any(|held| held.dv <= acknowledged);
+                let told = |cl: &u64| (known || *cl <= cut) && cl % 2 == 1 && table.fits(&key);
+                let Some(cl) = row.iter().map(|held| held.cl).max().filter(told) else {
+                    continue;
+                };
+                if lookup.has(&key)? {
+                    continue;
+                }
+                if row.iter().all(|held| held.dv <= acknowledged) {
+                    push(&mut changes, &table.name, key, cl + 1, sender, Vec::new());
+                } else {
+                    let cells = self.cells_aside(&mut changes, &table.name, row)?;
+                    push(&mut changes, &table.name, key, (cl + 2).max(cut + 1), self.site_id(), cells);
+                }
+            }
+            report.add(self.merge_piece(&changes, &mut Reporter::silent())?);
+        }
+    }
+
+    fn cells_aside(
+        &self,
+        changes: &mut Changeset,
+        table: &str,
+        row: Vec<Held>,
+    ) -> Result<Vec<Cell>, rusqlite::Error> {
+        let table = changes.table_index(table);
+        let mut cells = Vec::new();
+        for held in row {
+            let Cid::Column(name) = &held.cid else { continue };
+            let column = changes.column_index(table, name);
+            let site = changes.site_index(self.engine.site_of(held.site)?);
+            let (col_version, db_version) = (ColVersion(held.cv), DbVersion(0));
+            let clock = Clock { col_version, db_version, seq: held.seq, site };
+            cells.push(Cell { column, value: held.value, clock });
+        }
+        Ok(cells)
     }
 }
 
@@ -77,11 +144,17 @@ impl Store {
     }
 }
 
+/// The longest causal length among the tombstones of a table that the sender has forgotten.
+fn cut_length(source: &Store, table: &Table) -> u64 {
+    source.engine.clocks.borrow().cut_lengths.get(&table.id).copied().unwrap_or(0)
+}
+
 struct Forgotten<'s> {
     store: &'s Store,
     table: &'s Rc<Table>,
     lookup: RowLookup,
     values: RowValues,
+    masks: Masks,
     acknowledged: u64,
     /// The longest causal length among the tombstones that the sender has forgotten.
     cut: u64,
@@ -102,11 +175,12 @@ impl Forgotten<'_> {
                 continue;
             }
             if newest <= self.acknowledged {
-                push(&mut changes, self.table, row.key, clocks.cl + 1, self.sender, Vec::new());
+                push(&mut changes, &self.table.name, row.key, clocks.cl + 1, self.sender, Vec::new());
             } else if let Some(values) = self.values.read(self.table, &row.key)? {
-                let cells = self.cells(&mut changes, &clocks, values)?;
+                let masks = self.masks.of(&self.store.engine, self.table, row.key.as_bytes())?;
+                let cells = self.cells(&mut changes, &clocks, values, &masks)?;
                 let (own, life) = (self.store.site_id(), (clocks.cl + 2).max(self.cut + 1));
-                push(&mut changes, self.table, row.key, life, own, cells);
+                push(&mut changes, &self.table.name, row.key, life, own, cells);
             }
         }
         Ok(changes)
@@ -118,12 +192,15 @@ impl Forgotten<'_> {
         changes: &mut Changeset,
         clocks: &RowClocks,
         values: Vec<Value>,
+        masks: &[Mask],
     ) -> Result<Vec<Cell>, rusqlite::Error> {
         let table = changes.table_index(&self.table.name);
         let mut cells = Vec::new();
         for (column, value) in self.table.columns.iter().zip(values) {
             let clock = clocks.cells.iter().find(|(bit, _)| *bit == column.bit && *bit != ColSet::SENTINEL);
-            let Some((_, CellClock { cv, seq, site, .. })) = clock else { continue };
+            let Some((_, known)) = clock else { continue };
+            let value = masked(masks, column.bit, known).cloned().unwrap_or(value);
+            let CellClock { cv, seq, site, .. } = known;
             let site = changes.site_index(self.store.engine.site_of(*site)?);
             let clock = Clock { col_version: ColVersion(*cv), db_version: DbVersion(0), seq: *seq, site };
             cells.push(Cell { column: changes.column_index(table, &column.name), value, clock });
@@ -132,8 +209,8 @@ impl Forgotten<'_> {
     }
 }
 
-fn push(changes: &mut Changeset, table: &Table, key: PackedKey, cl: u64, site: SiteId, cells: Vec<Cell>) {
-    let (table, site) = (changes.table_index(&table.name), changes.site_index(site));
+fn push(changes: &mut Changeset, table: &str, key: PackedKey, cl: u64, site: SiteId, cells: Vec<Cell>) {
+    let (table, site) = (changes.table_index(table), changes.site_index(site));
     let seq = changes.rows().len() as u64;
     let sentinel = Clock { col_version: ColVersion(cl), db_version: DbVersion(0), seq, site };
     changes.push_row(RowChange { table, key, cl: CausalLength(cl), sentinel: Some(sentinel), cells });

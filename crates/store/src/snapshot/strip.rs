@@ -4,10 +4,12 @@ use opor_core::SiteId;
 use rusqlite::Error;
 
 use crate::block::Block;
+use crate::conflict;
 use crate::engine::Engine;
 use crate::horizon;
 use crate::meta;
 use crate::progress::{Halt, Phase, Reporter};
+use crate::quarantine;
 use crate::records;
 use crate::sqlite::{Db, quote};
 
@@ -73,6 +75,12 @@ fn give_up_site(db: Db, tables: &[u32], reporter: &mut Reporter<'_>) -> Result<(
         }
         Ok::<_, Halt>(own)
     })?;
+    if meta::is_table(db, quarantine::QUARANTINE_TABLE)? {
+        quarantine::rename_site(db, 0, ordinal)?;
+    }
+    if meta::is_table(db, conflict::CONFLICT_TABLE)? {
+        conflict::rename_site(db, 0, ordinal)?;
+    }
     Ok(meta::move_own_site(db, ordinal)?)
 }
 
@@ -117,6 +125,8 @@ fn belongs(copy: &Engine, table: &str) -> bool {
     let clock = table.strip_prefix("opor_clock_").and_then(|id| id.parse::<u32>().ok());
     OWN_TABLES.contains(&table)
         || horizon::TABLES.contains(&table)
+        || quarantine::TABLES.contains(&table)
+        || table == conflict::CONFLICT_TABLE
         || clock.is_some_and(|id| copy.catalog.borrow().table_by_id(id).is_some())
         || copy.table(table).is_some()
 }

@@ -54,6 +54,24 @@ impl Replica {
         self.store.read(job).await.expect("the handle is open").expect("the table reads")
     }
 
+    pub(crate) async fn replicate(&self, table: &'static str) {
+        let job = |store: &mut Store| store.replicate(table);
+        self.store.write(job).await.expect("the handle is open").expect("it replicates");
+    }
+
+    /// Waits until a query answers with this text.
+    pub(crate) async fn answers(&self, sql: &'static str, expected: &str) {
+        let mut commits = self.store.commits();
+        let ask =
+            |store: &Store| store.query_row(sql, [], |row| row.get::<_, Option<String>>(0)).ok().flatten();
+        within(sql, async {
+            while self.store.read(ask).await.expect("the handle is open").as_deref() != Some(expected) {
+                commits.next().await.expect("the handle is open");
+            }
+        })
+        .await;
+    }
+
     /// Waits until the table holds just these.
     pub(crate) async fn holds(&self, expected: &[(i64, &str)]) {
         let mut commits = self.store.commits();
