@@ -22,6 +22,10 @@ use crate::tombs::{Entries, Tomb, TombKey, packed};
 /// a row takes it.
 const TOMBS: u32 = 0;
 
+/// A piece of so many bytes of keys and values ends, however few changes it has: rows of many megabytes must not be read by
+/// the thousand. It is well above what the usual piece of 50,000 changes takes.
+const PIECE_BYTES: usize = 16 << 20;
+
 /// Why changes could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -90,7 +94,7 @@ impl Engine {
             let stops = self.stops(&catalog, base, position, room)?;
             let last = stops.len() < room;
             for (at, stop) in stops {
-                if rows.changes >= changes_max {
+                if rows.changes >= changes_max || (rows.bytes >= PIECE_BYTES && changes_max != usize::MAX) {
                     let cursor = Cursor { base: cursor.base, epoch: Some(epoch), position };
                     return Ok(Batch { changeset: rows.finish(), cursor, done: false });
                 }
@@ -307,6 +311,8 @@ struct RowReader<'e> {
     base: u64,
     changeset: Changeset,
     changes: usize,
+    /// Of keys, texts and blobs.
+    bytes: usize,
     tables: FxHashMap<u32, TableReader>,
     sites: FxHashMap<u32, u32>,
 }
@@ -367,6 +373,7 @@ impl<'e> RowReader<'e> {
             base,
             changeset: Changeset::new(),
             changes: 0,
+            bytes: 0,
             tables: FxHashMap::default(),
             sites: FxHashMap::default(),
         }
@@ -417,6 +424,7 @@ impl<'e> RowReader<'e> {
         let table = self.changeset.table_index(&table.name);
         let key = PackedKey::from_packed(key);
         let (cl, cells) = (CausalLength(cl), Vec::new());
+        self.bytes += key.as_bytes().len();
         self.changeset.push_row(RowChange { table, key, cl, sentinel: Some(sentinel), cells });
         self.changes += 1;
         Ok(())
@@ -496,6 +504,7 @@ impl<'e> RowReader<'e> {
             }
             let cl = CausalLength(record.block.cl(row));
             let key = PackedKey::from_packed(&read_key(table, &rows, 1)?);
+            self.bytes += key.as_bytes().len();
             let mut change =
                 RowChange { table: *index, key, cl, sentinel: None, cells: Vec::with_capacity(count) };
             for (_, bit, clock) in cells {
@@ -510,6 +519,11 @@ impl<'e> RowReader<'e> {
                 let name = &table.columns[place as usize].name;
                 let column = column.get_or_insert_with(|| self.changeset.column_index(*index, name));
                 let value = rows.value(1 + table.key.len() as i32 + place as i32).to_owned();
+                self.bytes += match &value {
+                    Value::Text(text) => text.len(),
+                    Value::Blob(blob) => blob.len(),
+                    Value::Null | Value::Integer(_) | Value::Real(_) => 0,
+                };
                 change.cells.push(Cell { column: *column, value, clock });
             }
             self.changes += change.cells.len() + usize::from(change.sentinel.is_some());

@@ -62,12 +62,24 @@ pub enum SyncEvent {
     Merged {
         /// From whom.
         site: SiteId,
+        /// In how many rows there were changes.
+        rows: usize,
         /// How many changes came.
         changes: usize,
         /// How many of them were known here.
         unchanged: usize,
         /// The version that the merge took here, if it changed anything.
         version: Option<DbVersion>,
+    },
+    /// A piece of the log was read and is on its way to the peer. What the peer holds, [`Acknowledged`](Self::Acknowledged)
+    /// tells.
+    Sending {
+        /// To whom.
+        site: SiteId,
+        /// In how many rows there are changes.
+        rows: usize,
+        /// How many changes there are.
+        changes: usize,
     },
     /// All that the peer had committed when it last read is durable here.
     CaughtUp {
