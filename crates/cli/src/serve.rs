@@ -153,7 +153,11 @@ impl Serve {
 
     fn options(&self, tokens: &[String]) -> HubOptions {
         let limits = &self.limits;
-        let timeouts = Timeouts { stall_ms: limits.stall * 1000, ..Timeouts::default() };
+        let timeouts = Timeouts {
+            stall_ms: limits.stall * 1000,
+            cursor_ms: HubOptions::CURSOR_MS,
+            ..Timeouts::default()
+        };
         let options = HubOptions::new(&self.data)
             .rooms_max(limits.rooms)
             .rooms_open_max(limits.rooms_open)

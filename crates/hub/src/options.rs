@@ -54,6 +54,9 @@ impl HubOptions {
     pub const SESSIONS_PER_ROOM_MAX: usize = 256;
     /// A family behind one address, with all its devices; a proxy in front of the hub needs more.
     pub const SESSIONS_PER_PEER_MAX: usize = 32;
+    /// How soon a peer is told that it holds its own writes from here too. Whoever syncs once and leaves waits for that, or
+    /// gets them all again the next time.
+    pub const CURSOR_MS: u64 = 200;
     /// Four times what a piece of the log usually has; a row with a photo fits.
     pub const ITEM_BYTES_MAX: usize = 8 << 20;
 
@@ -73,7 +76,7 @@ impl HubOptions {
             sessions_per_room_max: Self::SESSIONS_PER_ROOM_MAX,
             sessions_per_peer_max: Self::SESSIONS_PER_PEER_MAX,
             item_bytes_max: Self::ITEM_BYTES_MAX,
-            timeouts: Timeouts::default(),
+            timeouts: Timeouts { cursor_ms: Self::CURSOR_MS, ..Timeouts::default() },
         }
     }
 

@@ -15,6 +15,7 @@ use opor_core::{DbVersion, SiteId};
 use opor_store::{OpenOptions, StoreHandle};
 use opor_sync::{Backoff, Replicator, SyncEvent, SyncEvents, SyncStatus, Timeouts};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use self::remote::Remote;
 use self::schema::{Agreed, Failed};
@@ -30,6 +31,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Short, because somebody watches; long enough that a hub which starts is not hammered.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), max: Duration::from_secs(10) };
+
+/// So long both sides may take to tell their cursors once they are in step. It costs traffic not to wait, and nothing else.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// How soon a cursor that moved without changes is told: whoever waits for it waits that long.
 const CURSOR_MS: u64 = 100;
@@ -65,6 +69,22 @@ struct Progress {
     target: DbVersion,
     acknowledged: DbVersion,
     caught_up: bool,
+    /// The last commit here that a merge made.
+    merged: DbVersion,
+    /// Whether something is on its way there, of which the other side has not told us yet that it is in our cursor.
+    untold: bool,
+}
+
+impl Progress {
+    /// Whether each side holds what the other had at the beginning.
+    fn is_in_step(&self) -> bool {
+        self.caught_up && self.acknowledged >= self.target
+    }
+
+    /// Whether each side also knows that the other does: else the same would travel again the next time.
+    fn is_settled(&self) -> bool {
+        self.is_in_step() && self.acknowledged >= self.merged && !self.untold
+    }
 }
 
 /// How following ended, without an error.
@@ -184,9 +204,18 @@ impl Sync {
         progress: &mut Progress,
         view: &mut View<'_>,
     ) -> anyhow::Result<End> {
+        let mut settle_by = None;
         loop {
+            if !self.watch && progress.is_in_step() {
+                let by = *settle_by.get_or_insert_with(|| Instant::now() + SETTLE);
+                if progress.is_settled() || Instant::now() >= by {
+                    return Ok(End::InStep);
+                }
+            }
+            let patience = settle_by.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
                 biased;
+                () = sleep_until(patience) => {}
                 event = events.next() => {
                     let event = event.context("syncing has ended by itself")?;
                     self.event(store, &event, progress, view).await?;
@@ -200,9 +229,6 @@ impl Sync {
                     view.status(&now)?;
                 }
             }
-            if !self.watch && progress.caught_up && progress.acknowledged >= progress.target {
-                return Ok(End::InStep);
-            }
         }
     }
 
@@ -215,12 +241,17 @@ impl Sync {
     ) -> anyhow::Result<()> {
         match event {
             SyncEvent::Open { site, .. } => progress.site = Some(*site),
-            SyncEvent::Merged { site, rows, changes, .. } => {
+            SyncEvent::Merged { site, rows, changes, version, .. } => {
+                progress.merged = progress.merged.max(version.unwrap_or_default());
+                progress.untold &= !progress.is_in_step();
                 let site = *site;
                 let cursor = store.read(move |store| store.peer_cursor(site)).await??;
                 view.received(*rows, *changes, cursor.map_or(DbVersion(0), |cursor| cursor.reached()))?;
             }
-            SyncEvent::Sending { rows, changes, .. } => view.sending(*rows, *changes)?,
+            SyncEvent::Sending { rows, changes, .. } => {
+                progress.untold = true;
+                view.sending(*rows, *changes)?;
+            }
             SyncEvent::CaughtUp { .. } => progress.caught_up = true,
             SyncEvent::Acknowledged { version, .. } => {
                 progress.acknowledged = progress.acknowledged.max(*version);
