@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use opor_core::DbVersion;
 use opor_sync::SyncStatus;
 use serde_json::{Value as Json, json};
@@ -16,6 +16,8 @@ use crate::table::printable;
 
 /// Updates a second: smooth to the eye, and no work for the terminal.
 const DRAWS_PER_SECOND: u8 = 12;
+/// With fewer commits to come a bar would jump from nothing to all; then there is only a sign of life.
+const BAR_COMMITS_MIN: u64 = 2;
 /// How often the sign of life moves.
 const TICK: Duration = Duration::from_millis(120);
 
@@ -30,7 +32,10 @@ pub(crate) struct View<'a> {
     /// What is expected during the catch-up, and how far it is: commits from there, commits from here.
     expected: [u64; 2],
     reached: [u64; 2],
+    /// When something travelled last.
     last: Option<String>,
+    /// Why there is no link.
+    why: String,
 }
 
 enum Mode {
@@ -79,6 +84,7 @@ impl<'a> View<'a> {
             expected: [0; 2],
             reached: [0; 2],
             last: None,
+            why: String::new(),
         }
     }
 
@@ -143,7 +149,7 @@ impl<'a> View<'a> {
                 self.line(&line)
             }
             Mode::Terminal(_) => {
-                self.last = Some(printable(why));
+                self.why = printable(why);
                 self.draw()
             }
         }
@@ -206,24 +212,29 @@ impl<'a> View<'a> {
         let Mode::Terminal(bar) = &self.mode else { return Ok(()) };
         let traffic = format!("↓ {} ↑ {}", rows(self.received.rows), rows(self.sent.rows));
         let last = self.last.as_deref().unwrap_or_default();
+        let [there, here] = self.expected;
         let (template, message) = match &self.status {
-            SyncStatus::Live => {
+            SyncStatus::Live if self.reached[1] >= here => {
                 let last =
                     if last.is_empty() { String::new() } else { format!("  {DIM}last at {last}{DIM:#}") };
-                ("{msg}", format!("{GOOD}● live{GOOD:#}  {}  {traffic}{last}", self.remote))
+                ("{wide_msg}", format!("{GOOD}● live{GOOD:#}  {}  {traffic}{last}", self.remote))
             }
-            SyncStatus::CatchingUp => (
-                "catching up {bar:24} {percent:>3}%  {msg}",
-                format!("{traffic}  {DIM}{}{DIM:#}", self.remote),
-            ),
-            SyncStatus::Connecting => ("{spinner} {msg}", format!("connecting to {}", self.remote)),
+            // All may have come while ours is still on its way.
+            SyncStatus::CatchingUp | SyncStatus::Live => {
+                let template = match there + here {
+                    0..BAR_COMMITS_MIN => "{spinner} catching up  {wide_msg}",
+                    _ => "{spinner} catching up  {bar:24} {percent:>3}%  {wide_msg}",
+                };
+                (template, format!("{traffic}  {DIM}{}{DIM:#}", self.remote))
+            }
+            SyncStatus::Connecting => ("{spinner} {wide_msg}", format!("connecting to {}", self.remote)),
             SyncStatus::Offline | SyncStatus::Refused { .. } => {
-                ("{msg}", format!("{MARK}○ offline{MARK:#}  {DIM}{last}{DIM:#}"))
+                ("{wide_msg}", format!("{MARK}○ offline{MARK:#}  {DIM}{}{DIM:#}", self.why))
             }
         };
         let style = ProgressStyle::with_template(template);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        bar.set_length(self.expected.iter().sum::<u64>().max(1));
+        bar.set_length((there + here).max(1));
         bar.set_position(self.reached.iter().zip(self.expected).map(|(at, of)| (*at).min(of)).sum());
         bar.set_message(message);
         Ok(())
@@ -257,10 +268,14 @@ fn in_rows(rows_changed: usize, changes: usize) -> String {
     if changes == 0 {
         return "nothing".into();
     }
-    let changes = if changes == 1 { "1 change".into() } else { format!("{changes} changes") };
+    let changes = if changes == 1 { "1 change".into() } else { format!("{} changes", number(changes)) };
     format!("{changes} in {}", rows(rows_changed))
 }
 
 fn rows(count: usize) -> String {
-    if count == 1 { "1 row".into() } else { format!("{count} rows") }
+    if count == 1 { "1 row".into() } else { format!("{} rows", number(count)) }
+}
+
+fn number(count: usize) -> HumanCount {
+    HumanCount(count as u64)
 }
