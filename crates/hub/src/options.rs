@@ -48,7 +48,7 @@ impl HubOptions {
     pub const ROOMS_OPEN_MAX: usize = 128;
     /// Long enough that a phone which comes back after a minute finds its room open.
     pub const ROOM_IDLE: Duration = Duration::from_secs(300);
-    /// What an idle session holds is some 200 KiB, and a hostile one 25 MiB at the worst.
+    /// An idle session holds some 200 KiB; what a hostile one may hold is said in `docs/operations.md`.
     pub const SESSIONS_MAX: usize = 512;
     /// So one busy room leaves places for the others.
     pub const SESSIONS_PER_ROOM_MAX: usize = 256;
@@ -57,8 +57,8 @@ impl HubOptions {
     /// How soon a peer is told that it holds its own writes from here too. Whoever syncs once and leaves waits for that, or
     /// gets them all again the next time.
     pub const CURSOR_MS: u64 = 200;
-    /// Four times what a piece of the log usually has; a row with a photo fits.
-    pub const ITEM_BYTES_MAX: usize = 8 << 20;
+    /// The log is cut between blocks of up to 32 rows, so rows may have 1 MiB on average: photos fit.
+    pub const ITEM_BYTES_MAX: usize = 32 << 20;
 
     /// A hub whose rooms are files in `data_dir`, which is created when the first room is. Everybody is let in.
     #[must_use]

@@ -20,7 +20,7 @@ const WRITES_WAITING_MAX: usize = 32;
 const READERS: usize = 2;
 
 /// Memory for the changes of a changeset, for each byte that it may have: compressed ones unpack to this.
-const MEMORY_PER_ITEM_BYTE: usize = 16;
+const MEMORY_PER_ITEM_BYTE: usize = 8;
 
 /// An open room.
 pub(crate) struct Room {

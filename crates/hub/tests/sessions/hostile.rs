@@ -186,8 +186,11 @@ async fn what_is_replayed_changes_nothing() {
     // The whole session again: it is let in, and what it brings is known.
     let before = scene.served.get("/rooms/garden/schema").await.json()["db_version"].clone();
     let mut again = Raw::connect(scene.served.address, "garden", None).await.expect("the hub switches");
-    for frame in &recorded {
+    for (number, frame) in recorded.iter().enumerate() {
         again.send(frame.clone()).await;
+        if number == 0 {
+            assert!(matches!(again.hear().await, Some(Heard::Hello)), "it is let in");
+        }
     }
     again.is_acknowledged(1).await;
     let after = scene.served.get("/rooms/garden/schema").await.json()["db_version"].clone();
