@@ -16,7 +16,7 @@ const UPGRADE: [(&str, &str); 5] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_is_shown_in_the_request() {
-    let served = Served::new(|options| options.token("old").token("new")).await;
+    let served = Served::new(|options| options.token("old").token("new"));
     for path in ["/changes/garden", "/rooms/garden/schema"] {
         served.get(path).await.is_refused(401, "unauthorized");
         let wrong = http(served.address, "GET", path, &[("authorization", "Bearer ne")], "").await;
@@ -43,7 +43,7 @@ async fn a_token_is_shown_in_the_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn or_in_the_hello_before_any_room_is_touched() {
     let timeouts = Timeouts { handshake_ms: 300, ..Timeouts::default() };
-    let mut served = Served::new(|options| options.token("secret").timeouts(timeouts)).await;
+    let mut served = Served::new(|options| options.token("secret").timeouts(timeouts));
 
     // A stranger learns nothing: not even whether there is such a room.
     for token in ["", "secre", "secret2"] {
@@ -79,7 +79,7 @@ async fn or_in_the_hello_before_any_room_is_touched() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_of_rooms_are_never_paths() {
-    let served = Served::new(|options| options).await;
+    let served = Served::new(|options| options);
     let upgrade = |path: &'static str| http(served.address, "GET", path, &UPGRADE, "");
     for path in [
         "/sync/..%2f..%2fetc%2fpasswd",
@@ -102,7 +102,7 @@ async fn names_of_rooms_are_never_paths() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_upgrade_is_told_so() {
-    let served = Served::new(|options| options).await;
+    let served = Served::new(|options| options);
     served.make("garden", &[]).await;
     let path = "/sync/garden";
     let plain = served.get(path).await;
@@ -127,7 +127,7 @@ async fn what_is_no_upgrade_is_told_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn places_are_counted_and_given_back() {
-    let mut served = Served::new(|options| options.sessions_per_room_max(2).sessions_max(3)).await;
+    let mut served = Served::new(|options| options.sessions_per_room_max(2).sessions_max(3));
     served.make("garden", &[]).await;
     served.make("yard", &[]).await;
     let mut first = Raw::open(served.address, 1).await;
@@ -153,7 +153,7 @@ async fn places_are_counted_and_given_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_address_cannot_take_all_places() {
-    let mut served = Served::new(|options| options.sessions_per_peer_max(1)).await;
+    let mut served = Served::new(|options| options.sessions_per_peer_max(1));
     served.make("garden", &[]).await;
     let first = Raw::open(served.address, 1).await;
     assert_eq!(Raw::connect(served.address, "garden", None).await.err(), Some(503));

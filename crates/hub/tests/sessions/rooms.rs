@@ -34,7 +34,7 @@ fn rows(count: i64) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_room_is_closed_and_one_with_a_session_is_not() {
-    let mut served = Served::new(|options| options.room_idle(Duration::from_millis(40))).await;
+    let mut served = Served::new(|options| options.room_idle(Duration::from_millis(40)));
     served.make("garden", &[]).await;
     let session = Healthy::join(served.address, None).await;
     session.write("INSERT INTO todos VALUES (1, 'milk')").await;
@@ -53,7 +53,7 @@ async fn an_idle_room_is_closed_and_one_with_a_session_is_not() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_pressure_the_room_that_nobody_is_in_makes_place() {
-    let mut served = Served::new(|options| options.rooms_open_max(1).rooms_max(2)).await;
+    let mut served = Served::new(|options| options.rooms_open_max(1).rooms_max(2));
     served.make("garden", &[]).await;
     let raw = Raw::open(served.address, 1).await;
     let address = served.address;
@@ -77,7 +77,7 @@ async fn under_pressure_the_room_that_nobody_is_in_makes_place() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_reads_waits_for_no_writer() {
-    let served = Served::new(|options| options).await;
+    let served = Served::new(|options| options);
     served.make("garden", &[]).await;
     let file = served.dir.path().join("rooms/garden.sqlite");
     let other = OpenOptions::new().open(file).expect("another connection");
@@ -95,7 +95,7 @@ async fn a_request_that_reads_waits_for_no_writer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_long_log_comes_in_pieces_and_is_whole() {
-    let served = Served::new(|options| options).await;
+    let served = Served::new(|options| options);
     served.make("garden", &[]).await;
     let count = 25_000_usize;
     let posted = http(served.address, "POST", "/changes/garden", &[], &rows(count as i64)).await;
@@ -131,7 +131,7 @@ fn ids(answer: &Answer) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_replica_can_ask_what_tables_there_are() {
-    let served = Served::new(|options| options).await;
+    let served = Served::new(|options| options);
     served.get("/rooms/garden/schema").await.is_refused(404, "unknown_room");
     let schema = ["CREATE TABLE a (id INTEGER PRIMARY KEY NOT NULL, v TEXT)", "CREATE INDEX a_v ON a (v)"];
     let local = "CREATE TABLE local (x)";

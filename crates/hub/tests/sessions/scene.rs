@@ -38,7 +38,7 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    pub(crate) async fn new(options: impl FnOnce(HubOptions) -> HubOptions) -> Self {
+    pub(crate) fn new(options: impl FnOnce(HubOptions) -> HubOptions) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let hub = Hub::new(options(HubOptions::new(dir.path().join("rooms"))));
         let listener = listen(([127, 0, 0, 1], 0).into()).expect("a free port");
@@ -163,7 +163,7 @@ pub(crate) struct Scene {
 
 impl Scene {
     pub(crate) async fn new(options: impl FnOnce(HubOptions) -> HubOptions) -> Self {
-        let served = Served::new(options).await;
+        let served = Served::new(options);
         served.make("garden", &[]).await;
         let healthy = [Healthy::join(served.address, None).await, Healthy::join(served.address, None).await];
         let mut scene = Self { served, healthy, next: 1_000_000 };
