@@ -8,11 +8,16 @@ mod gc;
 mod init;
 mod lab;
 mod restore;
+mod serve;
+mod signals;
 mod snapshot;
 mod stamp;
 mod status;
 mod style;
+mod sync;
 mod table;
+mod token;
+mod web;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -33,6 +38,8 @@ enum Command {
     Changes(changes::Changes),
     Apply(apply::Apply),
     Status(status::Status),
+    Serve(serve::Serve),
+    Sync(sync::Sync),
     Snapshot(snapshot::Snapshot),
     Restore(restore::Restore),
     Gc(gc::Gc),
@@ -61,6 +68,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Changes(changes) => changes.run(&mut out).map(|()| ExitCode::SUCCESS),
         Command::Apply(apply) => apply.run(&mut out).map(|()| ExitCode::SUCCESS),
         Command::Status(status) => status.run(&mut out).map(|()| ExitCode::SUCCESS),
+        Command::Serve(serve) => serve.run(&mut out),
+        Command::Sync(sync) => sync.run(&mut out),
         Command::Snapshot(snapshot) => snapshot.run(&mut out).map(|()| ExitCode::SUCCESS),
         Command::Restore(restore) => restore.run(&mut out).map(|()| ExitCode::SUCCESS),
         Command::Gc(gc) => gc.run(&mut out).map(|()| ExitCode::SUCCESS),

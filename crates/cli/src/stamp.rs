@@ -29,6 +29,13 @@ pub(crate) fn clock(version: ColVersion) -> String {
     }
 }
 
+/// `03:25:54` (UTC): now.
+pub(crate) fn now() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let seconds = since.as_secs() % 86_400;
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
 /// How far one version is past another: `12 ms`, or `2` for counted ones.
 pub(crate) fn distance(later: ColVersion, earlier: ColVersion) -> String {
     if earlier.0 < FIRST_STAMP {

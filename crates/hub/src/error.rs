@@ -3,10 +3,11 @@
 use std::error::Error;
 use std::fmt::Write as _;
 
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use opor_core::{InvalidChange, JsonError};
 use opor_store::{ApplyError, OpenError, ReadError, ReplicateError, StoreError};
+use opor_sync::StartError;
 
 use crate::RoomNameError;
 
@@ -71,6 +72,35 @@ pub enum HubError {
         /// Its name.
         room: String,
     },
+    /// No token was shown, or a wrong one.
+    #[error("token is missing or not valid")]
+    Unauthorized,
+    /// A page of another site asks, and no token is needed.
+    #[error("pages of other sites are let in only by a hub with a token")]
+    Origin,
+    /// No place for another session.
+    #[error("{what} has all of its {max} sessions, try later")]
+    Full {
+        /// What is full.
+        what: &'static str,
+        /// The limit.
+        max: usize,
+    },
+    /// No more rooms are made.
+    #[error("hub has {max} rooms, which is its limit")]
+    TooManyRooms {
+        /// The limit.
+        max: usize,
+    },
+    /// A request that no session can begin with.
+    #[error("a session begins with a WebSocket upgrade: {reason}")]
+    Upgrade {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Too many requests of this kind are under way.
+    #[error("hub has too many requests under way, try again")]
+    Overloaded,
     /// The hub is shutting down.
     #[error("hub is closing")]
     Closing,
@@ -80,6 +110,12 @@ pub enum HubError {
     /// The room's database failed.
     #[error("room's database failed")]
     Store(#[from] StoreError),
+    /// Syncing did not start.
+    #[error("room cannot sync")]
+    Sync(#[from] StartError),
+    /// Something of the hub's own broke.
+    #[error("hub failed")]
+    Failed,
     /// The data directory failed.
     #[error("hub's data directory failed")]
     Directory(#[source] std::io::Error),
@@ -156,9 +192,16 @@ impl HubError {
             | Self::Schema(SchemaError::Sqlite(_))
             | Self::Open(_)
             | Self::Store(_)
+            | Self::Sync(_)
+            | Self::Failed
             | Self::Directory(_) => "internal",
             Self::Schema(_) => "schema",
-            Self::Busy { .. } => "busy",
+            Self::Busy { .. } | Self::Overloaded => "busy",
+            Self::Unauthorized => "unauthorized",
+            Self::Origin => "origin",
+            Self::Full { .. } => "full",
+            Self::TooManyRooms { .. } => "too_many_rooms",
+            Self::Upgrade { .. } => "upgrade",
             Self::Closing => "closing",
         }
     }
@@ -180,18 +223,26 @@ impl HubError {
             | Self::Schema(SchemaError::Sqlite(_))
             | Self::Open(_)
             | Self::Store(_)
+            | Self::Sync(_)
+            | Self::Failed
             | Self::Directory(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Apply(ApplyError::Constraint { .. }) | Self::Schema(SchemaError::Differs { .. }) => {
                 StatusCode::CONFLICT
             }
             Self::Apply(_) | Self::Schema(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Busy { .. } | Self::Closing => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Origin => StatusCode::FORBIDDEN,
+            Self::Upgrade { .. } => StatusCode::UPGRADE_REQUIRED,
+            Self::TooManyRooms { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            Self::Busy { .. } | Self::Overloaded | Self::Full { .. } | Self::Closing => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
     /// The sentence the client is told: this error and its causes. Faults of the hub itself are not spelled out, since
     /// their causes name files.
-    fn message(&self) -> String {
+    pub(crate) fn message(&self) -> String {
         let mut message = self.to_string();
         if self.status().is_server_error() {
             return message;
@@ -209,7 +260,19 @@ impl HubError {
 impl IntoResponse for HubError {
     fn into_response(self) -> Response {
         let body = serde_json::json!({ "error": { "kind": self.kind(), "message": self.message() } });
-        (self.status(), [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+        let mut response =
+            (self.status(), [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response();
+        let headers = response.headers_mut();
+        match self {
+            Self::Unauthorized => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::Upgrade { .. } => {
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            }
+            _ => {}
+        }
+        response
     }
 }
 

@@ -1,208 +1,162 @@
-//! The open rooms: one file and one writer thread each.
+//! One open room: a file, the thread that writes it, and the sessions of its replicas.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
 
-use opor_store::{OpenOptions, Store};
-use tokio::sync::oneshot;
+use opor_core::DecodeLimits;
+use opor_store::{HandleError, Store, StoreHandle};
+use opor_sync::{Replicator, SyncEvents};
+use opor_transport_traits::{Link, Listener, TransportError, TransportErrorKind, async_trait};
+use tokio::sync::{Semaphore, mpsc};
 
-use crate::{HubError, HubOptions, RoomName, RoomSchema};
+use crate::event::{HubEvent, Teller};
+use crate::{HubError, HubOptions, RoomName};
 
 /// A request holds its decoded changes while it waits; more than these and the room is not keeping up.
-const QUEUE_MAX: usize = 32;
+const WRITES_WAITING_MAX: usize = 32;
 
-/// The rooms that are open.
-#[derive(Debug)]
-pub(crate) struct Rooms {
-    options: HubOptions,
-    /// `None` once closed.
-    open: Mutex<Option<Open>>,
-}
+/// Reads beside each other: a long one leaves another for the rest.
+const READERS: usize = 2;
 
-#[derive(Debug, Default)]
-struct Open {
-    rooms: BTreeMap<RoomName, (u64, Arc<Room>)>,
-    /// Counts uses, so that the room used longest ago is known.
-    uses: u64,
-}
+/// Memory for the changes of a changeset, for each byte that it may have: compressed ones unpack to this.
+const MEMORY_PER_ITEM_BYTE: usize = 8;
 
-/// One room: the way to its thread.
-#[derive(Debug)]
+/// An open room.
 pub(crate) struct Room {
     name: RoomName,
-    jobs: SyncSender<Message>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    store: StoreHandle,
+    /// Requests that write and wait for it.
+    writes: Semaphore,
+    links: mpsc::Sender<Link>,
+    /// There until the room is closed.
+    sessions: Mutex<Option<Replicator>>,
+    teller: Teller,
 }
 
-enum Message {
-    Job(Box<dyn FnOnce(&mut RoomFile) + Send>),
-    Close,
-}
-
-/// The database of a room, owned by the room's thread.
-#[derive(Debug)]
-pub(crate) struct RoomFile {
-    name: RoomName,
-    path: PathBuf,
-    options: OpenOptions,
-    schema: Option<RoomSchema>,
-    store: Option<Store>,
-}
-
-impl Rooms {
-    pub(crate) const fn new(options: HubOptions) -> Self {
-        Self { options, open: Mutex::new(Some(Open { rooms: BTreeMap::new(), uses: 0 })) }
-    }
-
-    pub(crate) const fn options(&self) -> &HubOptions {
-        &self.options
-    }
-
-    /// The room of this name, when it exists or new rooms have a schema.
-    pub(crate) fn existing(&self, name: &RoomName) -> Result<Arc<Room>, HubError> {
-        // Checked before a thread is started: names that do not exist must not cost anything.
-        let path = name.file_in(&self.options.data_dir);
-        if self.options.schema.is_none() && !path.try_exists().map_err(HubError::Directory)? {
-            return Err(HubError::UnknownRoom { room: name.to_string() });
-        }
-        self.room(name)
-    }
-
-    /// The room of this name, which may not exist as a file yet.
-    pub(crate) fn room(&self, name: &RoomName) -> Result<Arc<Room>, HubError> {
-        let mut guard = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = guard.as_mut().ok_or(HubError::Closing)?;
-        open.uses += 1;
-        let uses = open.uses;
-        if let Some((used, room)) = open.rooms.get_mut(name).filter(|(_, room)| room.is_running()) {
-            *used = uses;
-            return Ok(room.clone());
-        }
-        if !open.has_space(self.options.rooms_open_max) {
-            return Err(HubError::Busy { room: name.to_string() });
-        }
-        let room = Arc::new(Room::start(name, &self.options)?);
-        open.rooms.insert(name.clone(), (uses, room.clone()));
-        Ok(room)
-    }
-
-    pub(crate) fn close(&self) {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
-        for (_, room) in open.into_iter().flat_map(|open| open.rooms.into_values()) {
-            room.close();
-        }
-    }
-}
-
-impl Open {
-    /// Whether another room may be opened. When all places are taken, the room that was used longest ago and that
-    /// nobody is using gives up its place; its thread ends by itself.
-    fn has_space(&mut self, rooms_max: usize) -> bool {
-        if self.rooms.len() < rooms_max {
-            return true;
-        }
-        let idle = self.rooms.iter().filter(|(_, (_, room))| Arc::strong_count(room) == 1);
-        let oldest = idle.min_by_key(|(_, (used, _))| *used).map(|(name, _)| name.clone());
-        oldest.is_some_and(|name| self.rooms.remove(&name).is_some())
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Room").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
 impl Room {
-    fn start(name: &RoomName, options: &HubOptions) -> Result<Self, HubError> {
-        let (jobs, queue) = sync_channel(QUEUE_MAX);
-        let mut file = RoomFile {
+    /// Opens the file, which is created when it is not there.
+    pub(crate) async fn open(
+        name: &RoomName,
+        options: &HubOptions,
+        merges: &Arc<Semaphore>,
+        teller: &Teller,
+    ) -> Result<Self, HubError> {
+        let (path, of) = (name.file_in(&options.data_dir), options.clone());
+        let opening = tokio::task::spawn_blocking(move || open(&path, &of));
+        let store = opening.await.map_err(|_| HubError::Closing)??;
+        let (links, accepted) = mpsc::channel(1);
+        let item = options.item_bytes_max;
+        let limits = DecodeLimits { bytes_max: item, memory_max: item.saturating_mul(MEMORY_PER_ITEM_BYTE) };
+        let sessions = Replicator::builder(store.clone(), name.as_str())
+            .listen(Doorway { links: accepted, address: format!("room {name}") })
+            .timeouts(options.timeouts)
+            .item_max(item)
+            .decode_limits(limits)
+            .merge_turns(merges.clone());
+        let sessions = sessions.start().await?;
+        tokio::spawn(pass_on(sessions.events(), name.clone(), teller.clone()));
+        teller.tell(HubEvent::RoomOpened { room: name.clone() });
+        Ok(Self {
             name: name.clone(),
-            path: name.file_in(&options.data_dir),
-            options: options.open.clone(),
-            schema: options.schema.clone(),
-            store: None,
-        };
-        let thread = thread::Builder::new()
-            .name(format!("room {name}"))
-            .spawn(move || file.work(&queue))
-            .map_err(HubError::Directory)?;
-        Ok(Self { name: name.clone(), jobs, thread: Mutex::new(Some(thread)) })
+            store,
+            writes: Semaphore::new(WRITES_WAITING_MAX),
+            links,
+            sessions: Mutex::new(Some(sessions)),
+            teller: teller.clone(),
+        })
     }
 
-    /// Does `work` on the room's thread.
+    /// Reads beside whatever is being written.
     ///
     /// # Cancel safety
-    /// Work that has been queued is done even when nobody waits for it any more.
-    pub(crate) async fn run<T: Send + 'static>(
+    /// A job that is queued is done even when nobody waits for it any more.
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut RoomFile) -> Result<T, HubError> + Send + 'static,
+        job: impl FnOnce(&Store) -> Result<T, HubError> + Send + 'static,
     ) -> Result<T, HubError> {
-        let (reply, answer) = oneshot::channel();
-        let job = Message::Job(Box::new(move |file| {
-            // Nobody waits when the client has gone.
-            let _ = reply.send(work(file));
-        }));
-        self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => HubError::Busy { room: self.name.to_string() },
-            TrySendError::Disconnected(_) => HubError::Closing,
-        })?;
-        answer.await.map_err(|_| HubError::Closing)?
+        self.store.read(job).await.map_err(HubError::from)?
     }
 
-    fn is_running(&self) -> bool {
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    /// Writes.
+    ///
+    /// # Cancel safety
+    /// As [`read`](Self::read).
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Store) -> Result<T, HubError> + Send + 'static,
+    ) -> Result<T, HubError> {
+        let _place = self.writes.try_acquire().map_err(|_| HubError::Busy { room: self.name.to_string() })?;
+        self.store.write(job).await.map_err(HubError::from)?
     }
 
-    fn close(&self) {
-        // An error means that the thread has ended already.
-        let _ = self.jobs.send(Message::Close);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            // A thread that panicked has nothing left to close.
-            let _ = thread.join();
+    /// Hands a link to the sessions of this room; gives it back when the room is being closed.
+    pub(crate) async fn join(&self, link: Link) -> Result<(), Link> {
+        self.links.send(link).await.map_err(|refused| refused.0)
+    }
+
+    /// Says goodbye to all sessions, waits for what they have under way, and closes the file.
+    pub(crate) async fn close(&self) {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(sessions) = sessions else { return };
+        sessions.stop().await;
+        let store = self.store.clone();
+        // A panic in there has closed it too.
+        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        self.teller.tell(HubEvent::RoomClosed { room: self.name.clone() });
+    }
+}
+
+impl From<HandleError> for HubError {
+    fn from(error: HandleError) -> Self {
+        match error {
+            HandleError::Closed => Self::Closing,
+            HandleError::Panicked => Self::Failed,
         }
     }
 }
 
-impl RoomFile {
-    fn work(&mut self, queue: &Receiver<Message>) {
-        while let Ok(Message::Job(job)) = queue.recv() {
-            job(self);
-        }
-    }
-
-    /// The store of a room that exists, or that the schema for new rooms creates.
-    pub(crate) fn store(&mut self) -> Result<&mut Store, HubError> {
-        if self.store.is_some() {
-            return self.opened();
-        }
-        let schema = self.schema.clone();
-        if schema.is_none() && !self.path.try_exists().map_err(HubError::Directory)? {
-            return Err(HubError::UnknownRoom { room: self.name.to_string() });
-        }
-        let store = self.opened()?;
+fn open(path: &Path, options: &HubOptions) -> Result<StoreHandle, HubError> {
+    let parent = path.parent().expect("a room's file is in the data directory");
+    std::fs::create_dir_all(parent).map_err(HubError::Directory)?;
+    if let Some(schema) = &options.schema {
+        let mut store = options.open.open(path)?;
         // A file that a crash left empty is as new as one that was not there.
-        if let (Some(schema), true) = (schema, store.replicated_tables()?.is_empty()) {
-            schema.create_in(store)?;
+        if store.replicated_tables()?.is_empty() {
+            schema.create_in(&mut store)?;
         }
-        Ok(store)
+    }
+    Ok(StoreHandle::open(path, &options.open, READERS)?)
+}
+
+/// Tells what the sessions of a room tell, until they have ended.
+async fn pass_on(mut events: SyncEvents, room: RoomName, teller: Teller) {
+    while let Some(event) = events.next().await {
+        teller.tell(HubEvent::Session { room: room.clone(), event });
+    }
+}
+
+/// Where the links of a room come in: the server has accepted them already.
+#[derive(Debug)]
+struct Doorway {
+    links: mpsc::Receiver<Link>,
+    address: String,
+}
+
+#[async_trait]
+impl Listener for Doorway {
+    fn address(&self) -> &str {
+        &self.address
     }
 
-    /// The store, created if need be, with this schema in it.
-    pub(crate) fn store_with(&mut self, schema: &RoomSchema) -> Result<&mut Store, HubError> {
-        let store = self.opened()?;
-        schema.create_in(store)?;
-        Ok(store)
-    }
-
-    fn opened(&mut self) -> Result<&mut Store, HubError> {
-        let store = match self.store.take() {
-            Some(store) => store,
-            None => {
-                let parent = self.path.parent().expect("a room's file is in the data directory");
-                std::fs::create_dir_all(parent).map_err(HubError::Directory)?;
-                self.options.open(&self.path)?
-            }
-        };
-        Ok(self.store.insert(store))
+    async fn accept(&mut self) -> Result<Link, TransportError> {
+        let gone = || TransportError::new(TransportErrorKind::Exhausted, self.address.as_str());
+        self.links.recv().await.ok_or_else(gone)
     }
 }

@@ -1,6 +1,6 @@
 //! The tables of a room: taken apart in a scratch database before anything reaches the room.
 
-use opor_store::{OpenOptions, Store};
+use opor_store::{OpenOptions, Store, StoreError};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, OptionalExtension};
 
@@ -55,6 +55,32 @@ impl RoomSchema {
         Ok(schema)
     }
 
+    /// The schema of the tables that replicate in a database: what to put to a hub, or to answer to a replica that has no
+    /// tables yet. Triggers and views are not among it.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn of(store: &Store) -> Result<Self, StoreError> {
+        let tables = store.replicated_tables()?;
+        let mut select = store.prepare(
+            "SELECT name, sql, tbl_name FROM sqlite_schema WHERE type IN ('table', 'index') AND sql IS NOT NULL \
+             ORDER BY rowid",
+        )?;
+        let rows = select.query_map([], |row| {
+            Ok((Object { name: row.get(0)?, sql: row.get(1)? }, row.get::<_, String>(2)?))
+        })?;
+        let rows = rows.collect::<Result<Vec<_>, _>>()?;
+        let is_ours =
+            |(object, table): &(Object, String)| tables.contains(table) && !is_reserved(&object.name);
+        let objects = rows.into_iter().filter(is_ours).map(|(object, _)| object);
+        Ok(Self { objects: objects.collect(), tables })
+    }
+
+    /// The statements, in order.
+    pub fn statements(&self) -> impl Iterator<Item = &str> {
+        self.objects.iter().map(|object| &*object.sql)
+    }
+
     /// The tables that replicate.
     #[must_use]
     pub fn tables(&self) -> &[String] {
@@ -64,7 +90,10 @@ impl RoomSchema {
     /// Creates what is missing and replicates the tables. What exists already must be the same to the letter.
     ///
     /// Once a table was created and could not be replicated, repeating the call continues where it stopped.
-    pub(crate) fn create_in(&self, store: &mut Store) -> Result<(), SchemaError> {
+    ///
+    /// # Errors
+    /// [`SchemaError`]; `Differs` before anything is created.
+    pub fn create_in(&self, store: &mut Store) -> Result<(), SchemaError> {
         let missing = self.missing_in(store)?;
         let tx = store.transaction().map_err(SchemaError::Sqlite)?;
         missing.iter().try_for_each(|object| tx.execute_batch(&object.sql)).map_err(SchemaError::Sqlite)?;

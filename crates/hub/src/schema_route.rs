@@ -1,4 +1,4 @@
-//! `PUT /rooms/{room}/schema`: creates a room, or adds tables to it.
+//! `/rooms/{room}/schema`: what tables a room has; creates a room, or adds tables to it.
 
 use axum::extract::State;
 use axum::http::header;
@@ -17,11 +17,27 @@ struct SchemaBody {
     tables: Option<Vec<String>>,
 }
 
+/// Answers `{room, schema, tables, site_id, db_version}`: what a replica without tables begins with.
+pub(crate) async fn get(State(hub): State<Hub>, room: RoomName) -> Result<impl IntoResponse, HubError> {
+    let visit = hub.rooms().existing(&room).await?;
+    let answer = visit.read(move |store| {
+        let schema = RoomSchema::of(store)?;
+        Ok(serde_json::json!({
+            "room": room.as_str(),
+            "schema": schema.statements().collect::<Vec<_>>(),
+            "tables": schema.tables(),
+            "site_id": store.site_id().to_string(),
+            "db_version": store.db_version()?,
+        }))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/json")], answer.await?.to_string()))
+}
+
 /// Answers `{room, tables, site_id, db_version}`. Idempotent for the same schema.
 pub(crate) async fn put(
     State(hub): State<Hub>,
     room: RoomName,
-    WholeBody(body): WholeBody,
+    WholeBody(body, _share): WholeBody,
 ) -> Result<impl IntoResponse, HubError> {
     let body: SchemaBody = parse_json(&body)?;
     let schema = tokio::task::spawn_blocking(move || match body.tables {
@@ -30,9 +46,9 @@ pub(crate) async fn put(
     });
     let schema = schema.await.map_err(|_| HubError::Closing)??;
     let name = room.to_string();
-    let work = hub.rooms().room(&room)?;
-    let answer = work.run(move |file| {
-        let store = file.store_with(&schema)?;
+    let visit = hub.rooms().room(&room).await?;
+    let answer = visit.write(move |store| {
+        schema.create_in(store)?;
         Ok(serde_json::json!({
             "room": name,
             "tables": store.replicated_tables()?,

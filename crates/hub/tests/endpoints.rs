@@ -88,7 +88,7 @@ impl Served {
     fn stop(self) {
         self.stop.send(()).expect("the server runs");
         self.runtime.block_on(self.task).expect("the server ends");
-        self.hub.close();
+        self.runtime.block_on(self.hub.close());
     }
 }
 
@@ -431,7 +431,7 @@ fn rooms_outlive_the_hub_and_can_have_a_schema_of_their_own() {
 fn a_closed_hub_says_so() {
     let dir = TempDir::new().expect("a directory");
     let served = Served::with_room(dir.path());
-    served.hub.close();
+    served.runtime.block_on(served.hub.close());
     served.send("GET", "/changes/lab?since=0", "").is_refused(503, "closing");
     assert_eq!(served.send("GET", "/healthz", "").json()["status"], "ok");
     served.stop();

@@ -46,6 +46,13 @@ impl Cursor {
         same_epoch && other.position.is_none() && other.base <= self.base
     }
 
+    /// The version that the pull has reached, for a display of progress. Unlike [`base`](Self::base) it moves with each
+    /// piece; earlier commits may still be missing.
+    #[must_use]
+    pub fn reached(&self) -> DbVersion {
+        self.position.map_or(self.base, |position| DbVersion(position.dv))
+    }
+
     /// Whether a pull in pieces is under way.
     #[must_use]
     pub const fn is_partial(&self) -> bool {

@@ -189,16 +189,18 @@ impl StoreHandle {
 
     /// Takes no more jobs, from any clone, does those that are queued, and closes the file. Blocks until then.
     pub fn close(self) {
-        self.writer.close();
-        self.readers.close();
         let threads = match self.threads.0.lock() {
             Ok(mut threads) => std::mem::take(&mut *threads),
             Err(poisoned) => std::mem::take(&mut *poisoned.into_inner()),
         };
-        for thread in threads {
-            // Jobs that panic are caught, so the thread itself does not.
-            let _ = thread.join();
-        }
+        let mut threads = threads.into_iter();
+        let writer = threads.next();
+        self.readers.close();
+        // Jobs that panic are caught, so the thread itself does not.
+        threads.for_each(|reader| drop(reader.join()));
+        // The writer is the last to go: SQLite cleans up behind the last connection, if that can write.
+        self.writer.close();
+        writer.into_iter().for_each(|writer| drop(writer.join()));
     }
 }
 

@@ -26,6 +26,10 @@ const TOMBS: u32 = 0;
 /// The number under which the walk files what is in quarantine: after every table.
 const QUARANTINE: u32 = u32::MAX;
 
+/// A piece of so many bytes of keys and values ends, however few changes it has: rows of many megabytes must not be read by
+/// the thousand. It is well above what the usual piece of 50,000 changes takes.
+const PIECE_BYTES: usize = 16 << 20;
+
 /// Why changes could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -115,7 +119,7 @@ impl Engine {
             let stops = self.stops(&catalog, base, position, room, catalog.quarantines)?;
             let last = stops.len() < room;
             for (at, stop) in stops {
-                if rows.changes >= changes_max {
+                if rows.changes >= changes_max || (rows.bytes >= PIECE_BYTES && changes_max != usize::MAX) {
                     let cursor = Cursor { base: cursor.base, epoch: Some(epoch), position };
                     return Ok(Batch { changeset: rows.finish(), cursor, done: false });
                 }
@@ -352,6 +356,8 @@ struct RowReader<'e> {
     base: u64,
     changeset: Changeset,
     changes: usize,
+    /// Of keys, texts and blobs.
+    bytes: usize,
     tables: FxHashMap<u32, TableReader>,
     sites: FxHashMap<u32, u32>,
     lives: Lives,
@@ -414,6 +420,7 @@ impl<'e> RowReader<'e> {
             base,
             changeset: Changeset::new(),
             changes: 0,
+            bytes: 0,
             tables: FxHashMap::default(),
             sites: FxHashMap::default(),
             lives: Lives::default(),
@@ -473,6 +480,7 @@ impl<'e> RowReader<'e> {
         let table = self.changeset.table_index(&table.name);
         let key = PackedKey::from_packed(key);
         let (cl, cells) = (CausalLength(cl), Vec::new());
+        self.bytes += key.as_bytes().len();
         self.changeset.push_row(RowChange { table, key, cl, sentinel: Some(sentinel), cells });
         self.changes += 1;
         Ok(())
@@ -553,6 +561,7 @@ impl<'e> RowReader<'e> {
             let cl = CausalLength(record.block.cl(row));
             let key = PackedKey::from_packed(&read_key(table, &rows, 1)?);
             let masks = self.masks.of(self.engine, table, key.as_bytes())?;
+            self.bytes += key.as_bytes().len();
             let mut change =
                 RowChange { table: *index, key, cl, sentinel: None, cells: Vec::with_capacity(count) };
             for (_, bit, known) in cells {
@@ -569,6 +578,11 @@ impl<'e> RowReader<'e> {
                 let value = match masked(&masks, *bit, known) {
                     Some(value) => value.clone(),
                     None => rows.value(1 + table.key.len() as i32 + place as i32).to_owned(),
+                };
+                self.bytes += match &value {
+                    Value::Text(text) => text.len(),
+                    Value::Blob(blob) => blob.len(),
+                    Value::Null | Value::Integer(_) | Value::Real(_) => 0,
                 };
                 change.cells.push(Cell { column: *column, value, clock });
             }

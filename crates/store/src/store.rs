@@ -383,7 +383,7 @@ impl Store {
     /// The next piece of the log after `cursor`: about `changes_max` changes, and at least one row.
     ///
     /// A pull in pieces sees writes that are made meanwhile, and may then see a row twice; it misses none. Memory is
-    /// bounded by the piece.
+    /// bounded by the piece: one that has 16 MiB of values ends early, unless `changes_max` is `usize::MAX`.
     ///
     /// # Errors
     /// See [`ReadError`].

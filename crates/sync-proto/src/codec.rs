@@ -35,7 +35,7 @@ pub enum DecodeError {
         kind: u8,
     },
     /// The bytes end too early.
-    #[error("{kind:?} ends too early")]
+    #[error("{} ends too early", .kind.map_or_else(|| "frame".to_owned(), |kind| format!("{kind:?}")))]
     Truncated {
         /// What they begin; nothing when not even that is there.
         kind: Option<Kind>,

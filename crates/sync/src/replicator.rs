@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opor_core::DbVersion;
+use opor_core::{DbVersion, DecodeLimits};
 use opor_store::{Commits, HandleError, Store, StoreHandle};
 use opor_sync_proto::{Config, ConfigError, Hello, MonoMillis, Refusal, Role, Session, Timeouts, Token};
 use opor_transport_traits::{Dialer, Listener};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::JoinSet;
 
 use crate::backoff::Backoff;
@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) backoff: Backoff,
     pub(crate) admit: Box<AdmitRule>,
+    pub(crate) decode_limits: DecodeLimits,
+    pub(crate) merge_turns: Option<Arc<Semaphore>>,
     pub(crate) commits: watch::Receiver<DbVersion>,
     pub(crate) stop: watch::Receiver<bool>,
     events: broadcast::Sender<SyncEvent>,
@@ -131,6 +133,8 @@ impl Replicator {
             backoff: Backoff::default(),
             look_every: LOOK_EVERY,
             admit: Box::new(|_| Ok(())),
+            decode_limits: DecodeLimits::default(),
+            merge_turns: None,
             dialers: Vec::new(),
             listeners: Vec::new(),
         }
@@ -177,6 +181,8 @@ pub struct Builder {
     backoff: Backoff,
     look_every: Duration,
     admit: Box<AdmitRule>,
+    decode_limits: DecodeLimits,
+    merge_turns: Option<Arc<Semaphore>>,
     dialers: Vec<Box<dyn Dialer>>,
     listeners: Vec<Box<dyn Listener>>,
 }
@@ -242,6 +248,30 @@ impl Builder {
         self
     }
 
+    /// The largest changeset that is taken, in bytes, and so the largest row. A peer may have as much under way that is not
+    /// durable here; what it makes this side hold is bounded by that.
+    #[must_use]
+    pub const fn item_max(mut self, bytes: usize) -> Self {
+        self.config.item_max = bytes;
+        self.config.window = bytes;
+        self
+    }
+
+    /// What a changeset may take when it is unpacked.
+    #[must_use]
+    pub const fn decode_limits(mut self, limits: DecodeLimits) -> Self {
+        self.decode_limits = limits;
+        self
+    }
+
+    /// A merge waits for one of these permits, and holds it while it unpacks and stores: for programs with many databases,
+    /// whose merges together would take too much memory.
+    #[must_use]
+    pub fn merge_turns(mut self, turns: Arc<Semaphore>) -> Self {
+        self.merge_turns = Some(turns);
+        self
+    }
+
     /// How often other processes that write to the file are looked for. What the handle itself writes is noticed at
     /// once.
     #[must_use]
@@ -273,6 +303,8 @@ impl Builder {
             config: self.config,
             backoff: self.backoff,
             admit: self.admit,
+            decode_limits: self.decode_limits,
+            merge_turns: self.merge_turns,
             commits,
             stop: asked.clone(),
             events,

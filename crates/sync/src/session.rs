@@ -18,7 +18,7 @@ use crate::outgoing::Outgoing;
 use crate::replicator::{AdmitRule, Shared, stopped};
 use crate::status::{SyncEvent, SyncStatus};
 use crate::verdict::{Ended, close_code};
-use crate::work::{self, Failed, Known, Merged};
+use crate::work::{self, Failed, Known, Merged, Size};
 
 /// So long the goodbye may take: a peer that listens hears it in less, and one that does not will not hear it later.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -33,7 +33,7 @@ pub(crate) struct Outcome {
 /// An answer of the store.
 enum Done {
     LookedUp(Result<Known, Failed>),
-    Read(RequestId, Result<Found, Failed>),
+    Read(RequestId, Result<(Found, Size), Failed>),
     Applied(RequestId, Result<Merged, Failed>),
     Acknowledged(Result<Option<(opor_core::DbVersion, bool)>, Failed>),
 }
@@ -166,8 +166,14 @@ impl Driver<'_> {
             Output::Apply { req, work } => {
                 let Some(site) = self.site else { return self.feed(Input::StoreFailed) };
                 self.applying = true;
-                let apply = work::apply(store, site, work);
-                self.work.push(Box::pin(async move { Done::Applied(req, apply.await) }));
+                let (limits, turns) = (self.shared.decode_limits, self.shared.merge_turns.clone());
+                self.work.push(Box::pin(async move {
+                    let _turn = match turns {
+                        Some(turns) => turns.acquire_owned().await.ok(),
+                        None => None,
+                    };
+                    Done::Applied(req, work::apply(store, site, work, limits).await)
+                }));
             }
             Output::Event(event) => self.event(event),
             Output::Close { .. } => unreachable!("the caller takes it"),
@@ -251,7 +257,12 @@ impl Driver<'_> {
                     self.feed(Input::Hold);
                 }
             }
-            Done::Read(req, Ok(found)) => self.feed(Input::Read { req, found }),
+            Done::Read(req, Ok((found, size))) => {
+                if let Some(site) = self.site.filter(|_| size.changes > 0) {
+                    self.tell(SyncEvent::Sending { site, rows: size.rows, changes: size.changes });
+                }
+                self.feed(Input::Read { req, found });
+            }
             Done::Applied(req, result) => {
                 self.applying = false;
                 match result {
@@ -281,8 +292,8 @@ impl Driver<'_> {
     fn merged(&mut self, req: RequestId, merged: &Merged) {
         self.feed(Input::Applied { req, version: merged.version });
         if let Some(site) = self.site {
-            let Merged { changes, unchanged, quarantined, violations, version } = *merged;
-            self.tell(SyncEvent::Merged { site, changes, unchanged, version });
+            let Merged { rows, changes, unchanged, quarantined, violations, version } = *merged;
+            self.tell(SyncEvent::Merged { site, rows, changes, unchanged, version });
             if quarantined > 0 {
                 self.tell(SyncEvent::Quarantined { site, changes: quarantined });
             }

@@ -62,6 +62,8 @@ pub enum SyncEvent {
     Merged {
         /// From whom.
         site: SiteId,
+        /// In how many rows there were changes.
+        rows: usize,
         /// How many changes came.
         changes: usize,
         /// How many of them were known here.
@@ -84,6 +86,16 @@ pub enum SyncEvent {
         site: SiteId,
         /// How many rules, row by row.
         violations: usize,
+    },
+    /// A piece of the log was read and is on its way to the peer. What the peer holds, [`Acknowledged`](Self::Acknowledged)
+    /// tells.
+    Sending {
+        /// To whom.
+        site: SiteId,
+        /// In how many rows there are changes.
+        rows: usize,
+        /// How many changes there are.
+        changes: usize,
     },
     /// All that the peer had committed when it last read is durable here.
     CaughtUp {

@@ -1,6 +1,6 @@
 //! Whether to connect again, and what to tell the peer's transport: decided here and nowhere else.
 
-use opor_sync_proto::{CloseReason, Refusal, Rejection};
+use opor_sync_proto::{Bye, ByeCode, CloseReason, Refusal, Rejection};
 use opor_transport_traits::{CloseCode, TransportError};
 
 /// How an attempt ended.
@@ -37,6 +37,15 @@ pub(crate) enum Verdict {
 }
 
 impl Ended {
+    /// Whether it ended as it should: this side or the peer was shut down, and said so.
+    #[must_use]
+    pub const fn is_goodbye(&self) -> bool {
+        matches!(
+            self,
+            Self::Session(CloseReason::Shutdown | CloseReason::Peer(Bye { code: ByeCode::Shutdown, .. }))
+        )
+    }
+
     /// Whether to connect again. Transports judge their errors, and the protocol its reasons.
     pub(crate) fn verdict(&self) -> Verdict {
         let again = match self {
@@ -79,7 +88,6 @@ pub(crate) const fn close_code(reason: &CloseReason) -> CloseCode {
 
 #[cfg(test)]
 mod tests {
-    use opor_sync_proto::{Bye, ByeCode};
     use opor_transport_traits::{CloseReason as LinkClose, TransportErrorKind};
 
     use super::*;
@@ -103,6 +111,15 @@ mod tests {
         check(Ended::Store("disk is full".into()), Verdict::Retry);
         check(Ended::SnapshotNeeded, Verdict::Refused);
         check(Ended::StoreClosed, Verdict::Over);
+    }
+
+    #[test]
+    fn only_a_shutdown_is_a_goodbye() {
+        assert!(bye(ByeCode::Shutdown).is_goodbye());
+        assert!(Ended::Session(CloseReason::Shutdown).is_goodbye());
+        for other in [bye(ByeCode::Token), Ended::Session(CloseReason::LinkClosed), Ended::StoreClosed] {
+            assert!(!other.is_goodbye(), "{}", other.in_full());
+        }
     }
 
     #[test]

@@ -15,8 +15,22 @@ pub(crate) struct Known {
     pub(crate) is_aware: bool,
 }
 
+/// How much a changeset holds.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Size {
+    pub(crate) rows: usize,
+    pub(crate) changes: usize,
+}
+
+impl Size {
+    fn of(changeset: &Changeset) -> Self {
+        Self { rows: changeset.rows().len(), changes: changeset.len() }
+    }
+}
+
 /// What a merge did.
 pub(crate) struct Merged {
+    pub(crate) rows: usize,
     pub(crate) changes: usize,
     pub(crate) unchanged: usize,
     /// Changes that cannot be stored here, which are kept for later.
@@ -82,29 +96,38 @@ fn is_aware(store: &Store, peer: SiteId) -> Result<bool, opor_store::StoreError>
     Ok(store.acknowledged_by(peer)? >= store.horizon()?)
 }
 
-/// Reads what the session wants. There are no snapshots to give.
-pub(crate) async fn read(store: StoreHandle, wanted: Wanted) -> Result<Found, Failed> {
-    let Wanted::Log { cursor, changes_max, echoes, compress } = wanted else { return Ok(Found::NoSnapshot) };
+/// Reads what the session wants, and says how much it is. There are no snapshots to give.
+pub(crate) async fn read(store: StoreHandle, wanted: Wanted) -> Result<(Found, Size), Failed> {
+    let nothing = |found| Ok((found, Size::default()));
+    let Wanted::Log { cursor, changes_max, echoes, compress } = wanted else {
+        return nothing(Found::NoSnapshot);
+    };
     // What the peer took for a cursor of this store may be none.
     let Some(cursor) = cursor.as_ref().map_or(Some(StoreCursor::start()), of_store) else {
-        return Ok(Found::Behind);
+        return nothing(Found::Behind);
     };
     let job = move |store: &Store| {
         let batch = match store.changes(&cursor, changes_max) {
             Ok(batch) => batch,
-            Err(ReadError::BehindHorizon { .. }) => return Ok(Found::Behind),
+            Err(ReadError::BehindHorizon { .. }) => return nothing(Found::Behind),
             Err(error) => return Err(failed(&error)),
         };
         let options = if compress { EncodeOptions::default() } else { EncodeOptions::RAW };
         let changes = echoes.strip(batch.changeset);
         let changeset = if changes.is_empty() { Vec::new() } else { changes.to_bytes_with(&options) };
-        Ok(Found::Batch { changeset, cursor: opaque(&batch.cursor), done: batch.done })
+        let size = Size::of(&changes);
+        Ok((Found::Batch { changeset, cursor: opaque(&batch.cursor), done: batch.done }, size))
     };
     store.read(job).await?
 }
 
 /// Stores what came, and the cursor with it.
-pub(crate) async fn apply(store: StoreHandle, peer: SiteId, work: Work) -> Result<Merged, Failed> {
+pub(crate) async fn apply(
+    store: StoreHandle,
+    peer: SiteId,
+    work: Work,
+    limits: DecodeLimits,
+) -> Result<Merged, Failed> {
     let Work::Changes { changeset, cursor } = work else {
         // Nothing of a snapshot comes unasked for.
         return Err(Failed::Rejected(Rejection::Snapshot));
@@ -113,13 +136,16 @@ pub(crate) async fn apply(store: StoreHandle, peer: SiteId, work: Work) -> Resul
     let job = move |store: &mut Store| {
         let changeset = match &*changeset {
             [] => Changeset::new(),
-            bytes => Changeset::from_bytes(bytes, &DecodeLimits::default())
-                .map_err(|_| Failed::Rejected(Rejection::Malformed))?,
+            bytes => {
+                Changeset::from_bytes(bytes, &limits).map_err(|_| Failed::Rejected(Rejection::Malformed))?
+            }
         };
         let options = ApplyOptions { cursor: Some((peer, cursor)), ..ApplyOptions::default() };
         let report = store.apply_with(&changeset, &options).map_err(refused)?;
+        let Size { rows, changes } = Size::of(&changeset);
         Ok(Merged {
-            changes: changeset.len(),
+            rows,
+            changes,
             unchanged: report.unchanged,
             quarantined: report.quarantined,
             violations: report.violations,

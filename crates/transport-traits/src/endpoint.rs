@@ -25,6 +25,18 @@ pub trait Dialer: fmt::Debug + Send + Sync {
     async fn dial(&self) -> Result<Link, TransportError>;
 }
 
+/// For those who choose a transport while they run.
+#[async_trait]
+impl<D: Dialer + ?Sized> Dialer for Box<D> {
+    fn target(&self) -> &Peer {
+        (**self).target()
+    }
+
+    async fn dial(&self) -> Result<Link, TransportError> {
+        (**self).dial().await
+    }
+}
+
 /// Is reached by dialers. It listens from the moment it exists until it is dropped; the links that it returned go on
 /// without it.
 #[async_trait]

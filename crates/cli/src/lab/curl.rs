@@ -22,7 +22,11 @@ pub(crate) fn steps(stage: &Stage, real_database: bool) -> Vec<CurlStep> {
     ];
     let look = CurlStep { what: "the hub's change log, and how far each peer has synced", commands: look };
     if real_database {
-        let what = "edit alice.sqlite or bob.sqlite with any program that uses opor, then sync";
+        let what = if stage.transport().is_live() {
+            "edit alice.sqlite or bob.sqlite with any program that uses opor; this links them, should they not be"
+        } else {
+            "edit alice.sqlite or bob.sqlite with any program that uses opor, then sync"
+        };
         return vec![CurlStep { what, commands: sync(stage) }, look];
     }
     let mut steps = offline_writes(stage);
@@ -33,10 +37,11 @@ pub(crate) fn steps(stage: &Stage, real_database: bool) -> Vec<CurlStep> {
 
 fn offline_writes(stage: &Stage) -> Vec<CurlStep> {
     let (alice, bob) = (&stage.alice, &stage.bob);
-    let writes = vec![
+    let mut writes = cut(stage);
+    writes.extend([
         post(alice, "/add", &json!({ "id": "tea", "title": "buy tea" })),
         post(bob, "/add", &json!({ "id": "rice", "title": "buy rice" })),
-    ];
+    ]);
     let both = vec![get(alice, "/todos"), get(bob, "/todos")];
     vec![
         CurlStep { what: "offline writes on both sides", commands: writes },
@@ -49,14 +54,19 @@ fn offline_writes(stage: &Stage) -> Vec<CurlStep> {
 fn conflicts(stage: &Stage) -> Vec<CurlStep> {
     let (alice, bob) = (&stage.alice, &stage.bob);
     let scene = |what, writes: [String; 2]| {
-        let mut commands = writes.to_vec();
+        let mut commands = cut(stage);
+        commands.extend(writes);
         commands.extend(sync(stage));
         commands.push(get(alice, "/todos"));
         CurlStep { what, commands }
     };
     vec![
         scene(
-            "the same cell on both sides: the later write wins; see \"events\" in the answers of /pull",
+            if stage.transport().is_live() {
+                "the same cell on both sides: the later write wins"
+            } else {
+                "the same cell on both sides: the later write wins; see \"events\" in the answers of /pull"
+            },
             [
                 post(alice, "/edit", &json!({ "id": "tea", "title": "green tea" })),
                 post(bob, "/edit", &json!({ "id": "tea", "title": "black tea" })),
@@ -79,7 +89,18 @@ fn conflicts(stage: &Stage) -> Vec<CurlStep> {
     ]
 }
 
+/// Where the peers are linked, they are cut off first, or there would be no conflict.
+fn cut(stage: &Stage) -> Vec<String> {
+    if !stage.transport().is_live() {
+        return Vec::new();
+    }
+    stage.actors().map(|actor| format!("curl -s -X POST {}", url(actor, "/disconnect"))).into()
+}
+
 fn sync(stage: &Stage) -> Vec<String> {
+    if stage.transport().is_live() {
+        return stage.actors().map(|actor| format!("curl -s -X POST {}", url(actor, "/connect"))).into();
+    }
     let steps =
         [(&stage.alice, "/push"), (&stage.bob, "/pull"), (&stage.bob, "/push"), (&stage.alice, "/pull")];
     steps.map(|(actor, path)| format!("curl -s -X POST {}", url(actor, path))).into()

@@ -56,6 +56,15 @@ impl Event {
 }
 
 impl Written {
+    /// What a change says.
+    pub(crate) fn of_change(change: &opor_core::Change) -> Self {
+        Self {
+            value: literal(&change.val),
+            col_version: change.col_version.0,
+            site_id: change.site_id.to_string(),
+        }
+    }
+
     fn of(side: &Side) -> Self {
         Self {
             value: literal(&side.value),

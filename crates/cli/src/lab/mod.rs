@@ -7,6 +7,7 @@ mod copy;
 mod curl;
 mod edits;
 mod event;
+mod live;
 mod peer;
 mod peer_routes;
 mod real;
@@ -16,6 +17,7 @@ mod stage;
 mod story;
 mod todos;
 mod tour;
+mod wire;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -26,8 +28,9 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use tempfile::TempDir;
 
-use self::stage::Stage;
+use self::stage::{Setting, Stage};
 use self::story::Story;
+use self::wire::Transport;
 use crate::style::DIM;
 
 /// Exit status of a program ended by ctrl-c, by convention.
@@ -41,6 +44,9 @@ pub(crate) struct Lab {
     /// Do it with a copy of this database instead: every table, edited on both sides, merged, compared.
     #[arg(long, value_name = "FILE")]
     db: Option<PathBuf>,
+    /// How changes travel: when a peer pushes or pulls, or as they happen.
+    #[arg(long, value_enum, default_value_t = Transport::Http)]
+    transport: Transport,
     /// Keep the servers up afterwards, and print the same steps as curl commands.
     #[arg(long)]
     stay: bool,
@@ -95,9 +101,10 @@ impl Lab {
             dir.display(),
         );
         let mut story = Story::new(if self.json { None } else { Some(&mut *out) });
+        let setting = Setting { dir: dir.to_owned(), port: self.port, transport: self.transport };
         let stage = match &self.db {
-            Some(file) => real::play(&mut story, file, dir, self.port).await?,
-            None => tour::play(&mut story, dir, self.port, resumed).await?,
+            Some(file) => real::play(&mut story, file, &setting).await?,
+            None => tour::play(&mut story, &setting, resumed).await?,
         };
         let verdict = story.finish(self.keeps_files().then_some(dir))?;
         if self.stay {

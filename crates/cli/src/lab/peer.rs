@@ -1,17 +1,20 @@
-//! A peer: a replica with a database file of its own that pushes to and pulls from the hub.
+//! A peer: a replica with a database file of its own that pushes to and pulls from the hub, or is linked with it.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use opor_core::{Changeset, DecodeLimits, SiteId};
-use opor_store::{ApplyOptions, ApplyReport, Cursor, Store};
+use opor_store::{ApplyOptions, ApplyReport, Cursor, Store, StoreHandle};
+use opor_sync::{Backoff, Replicator, Timeouts};
 use serde::{Deserialize, Serialize};
 
 use super::client;
 use super::event::Event;
+use super::wire::Transport;
 
 /// The room of the lab.
 pub(crate) const ROOM: &str = "lab";
@@ -19,6 +22,10 @@ pub(crate) const ROOM: &str = "lab";
 const PIECE: usize = 5_000;
 /// How many events a pull reports; the rest is counted.
 const EVENTS_MAX: usize = 100;
+/// How soon a peer is told of a cursor that moved without changes: the lab waits for it.
+pub(crate) const CURSOR_MS: u64 = 10;
+/// The hub of the lab is on this machine.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(10), max: Duration::from_millis(500) };
 
 /// A replica and its way to the hub.
 #[derive(Debug)]
@@ -28,7 +35,10 @@ pub(crate) struct Peer {
     pub(crate) site_id: SiteId,
     hub: SocketAddr,
     hub_site: SiteId,
-    store: Arc<Mutex<Store>>,
+    store: StoreHandle,
+    transport: Transport,
+    /// The link with the hub, while there is one.
+    link: tokio::sync::Mutex<Option<Replicator>>,
     /// Two pulls at once would do the same work twice.
     syncing: tokio::sync::Mutex<()>,
 }
@@ -65,26 +75,79 @@ impl Peer {
     pub(crate) fn new(
         name: &'static str,
         file: PathBuf,
-        store: Store,
-        hub: SocketAddr,
-        hub_site: SiteId,
+        (store, site_id): (StoreHandle, SiteId),
+        transport: Transport,
+        (hub, hub_site): (SocketAddr, SiteId),
     ) -> Arc<Self> {
-        let site_id = store.site_id();
-        let store = Arc::new(Mutex::new(store));
-        Arc::new(Self { name, file, site_id, hub, hub_site, store, syncing: tokio::sync::Mutex::default() })
+        let (link, syncing) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        Arc::new(Self { name, file, site_id, hub, hub_site, store, transport, link, syncing })
     }
 
-    /// Does `work` with the store, where blocking is allowed.
+    /// Does `work` with the store, on its thread.
     pub(crate) async fn with_store<T: Send + 'static, E: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Store) -> Result<T, E> + Send + 'static,
     ) -> anyhow::Result<Result<T, E>> {
+        self.store.write(work).await.context("work on the database failed")
+    }
+
+    /// The last commit here.
+    pub(crate) async fn version(&self) -> anyhow::Result<u64> {
+        Ok(self.with_store(|store| store.db_version()).await??.0)
+    }
+
+    /// Waits until `look` finds what it looks for; whether it did in this time.
+    pub(crate) async fn wait_until<E: std::error::Error + Send + Sync + 'static>(
+        &self,
+        patience: Duration,
+        look: impl Fn(&Store) -> Result<bool, E> + Clone + Send + 'static,
+    ) -> anyhow::Result<bool> {
+        let mut commits = self.store.commits();
+        let found = async {
+            while !self.store.read(look.clone()).await.context("work on the database failed")?? {
+                commits.next().await.context("the database is closed")?;
+            }
+            anyhow::Ok(())
+        };
+        tokio::time::timeout(patience, found).await.map_or(Ok(false), |found| found.map(|()| true))
+    }
+
+    /// Links this peer with the hub: from now on edits travel by themselves.
+    pub(crate) async fn connect(&self) -> anyhow::Result<()> {
+        let mut link = self.link.lock().await;
+        let Some(dialer) = self.transport.dialer(self.hub)? else { return Ok(()) };
+        if link.is_none() {
+            let linked = Replicator::builder(self.store.clone(), ROOM)
+                .peer(dialer)
+                .backoff(BACKOFF)
+                .timeouts(Timeouts { cursor_ms: CURSOR_MS, ..Timeouts::default() });
+            *link = Some(linked.start().await?);
+        }
+        Ok(())
+    }
+
+    /// Cuts the link.
+    pub(crate) async fn disconnect(&self) {
+        if let Some(link) = self.link.lock().await.take() {
+            link.stop().await;
+        }
+    }
+
+    /// How it stands with the link; none where peers push and pull.
+    pub(crate) async fn link(&self) -> Option<String> {
+        if !self.transport.is_live() {
+            return None;
+        }
+        let link = self.link.lock().await;
+        let status = link.as_ref().map(|link| link.peers()[0].status().borrow().clone());
+        Some(status.map_or_else(|| "disconnected".to_owned(), |status| format!("{status:?}").to_lowercase()))
+    }
+
+    /// Cuts the link and closes the file.
+    pub(crate) async fn close(&self) -> anyhow::Result<()> {
+        self.disconnect().await;
         let store = self.store.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            // A panic elsewhere leaves no half-done work: SQLite rolls back.
-            work(&mut store.lock().unwrap_or_else(PoisonError::into_inner))
-        });
-        done.await.context("work on the database failed")
+        tokio::task::spawn_blocking(move || store.close()).await.context("the database does not close")
     }
 
     /// Sends the hub what this peer wrote since the last push that was acknowledged.

@@ -32,13 +32,14 @@ struct Target {
     id: String,
 }
 
-/// The endpoints of a peer; those of the todo list only when it has one.
-pub(crate) fn router(peer: Arc<Peer>, todos: bool) -> Router {
-    let router = Router::new()
-        .route("/push", post(push))
-        .route("/pull", post(pull))
-        .route("/status", get(status))
-        .route("/changes", get(changes));
+/// The endpoints of a peer; those of the todo list only when it has one. A peer that can be linked does not push and pull.
+pub(crate) fn router(peer: Arc<Peer>, todos: bool, live: bool) -> Router {
+    let router = Router::new().route("/status", get(status)).route("/changes", get(changes));
+    let router = if live {
+        router.route("/connect", post(connect)).route("/disconnect", post(disconnect))
+    } else {
+        router.route("/push", post(push)).route("/pull", post(pull))
+    };
     let router = if todos {
         router
             .route("/todos", get(list))
@@ -84,6 +85,16 @@ async fn pull(State(peer): State<Arc<Peer>>) -> Answer {
     json(&peer.pull().await?)
 }
 
+async fn connect(State(peer): State<Arc<Peer>>) -> Answer {
+    peer.connect().await?;
+    json(&serde_json::json!({ "link": peer.link().await }))
+}
+
+async fn disconnect(State(peer): State<Arc<Peer>>) -> Answer {
+    peer.disconnect().await;
+    json(&serde_json::json!({ "link": peer.link().await }))
+}
+
 /// The whole change log, in the JSON of the hub.
 async fn changes(State(peer): State<Arc<Peer>>) -> Answer {
     let log = peer.with_store(|store| store.changes_since(0.into())).await?.map_err(anyhow::Error::from)?;
@@ -98,6 +109,7 @@ async fn status(State(peer): State<Arc<Peer>>) -> Answer {
         "site_id": peer.site_id.to_string(),
         "pulled_to": pulled,
         "acknowledged": acknowledged,
+        "link": peer.link().await,
     }))
 }
 

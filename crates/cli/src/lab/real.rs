@@ -14,9 +14,10 @@ use super::compare::{self, Rows, differences};
 use super::copy::{self, Coverage};
 use super::edits::{Edit, Kind, Plan};
 use super::event::{Event, EventKind};
+use super::live;
 use super::peer::{Pulled, ROOM};
 use super::shape::Shape;
-use super::stage::{Actor, Stage};
+use super::stage::{Actor, Setting, Stage};
 use super::story::Story;
 use super::tour;
 use crate::database;
@@ -41,12 +42,8 @@ struct Outcome {
 }
 
 /// Tells the whole story.
-pub(crate) async fn play(
-    story: &mut Story<'_>,
-    file: &Path,
-    dir: &Path,
-    port: Option<u16>,
-) -> anyhow::Result<Stage> {
+pub(crate) async fn play(story: &mut Story<'_>, file: &Path, setting: &Setting) -> anyhow::Result<Stage> {
+    let dir = &setting.dir;
     story.fact("lab", "database".into());
     let (source, target) = (file.to_owned(), dir.to_owned());
     let coverage = tokio::task::spawn_blocking(move || copy::prepare(&source, &target)).await??;
@@ -61,7 +58,7 @@ pub(crate) async fn play(
             .collect::<Vec<_>>()
             .join("; "),
     );
-    let stage = Stage::start(dir, port, coverage.schema()).await?;
+    let stage = Stage::start(setting, coverage.schema()).await?;
     tour::introduce(story, &stage)?;
     cover(story, file, &coverage)?;
     let files = Files {
@@ -74,7 +71,9 @@ pub(crate) async fn play(
     let plans = edit(story, &stage, &files, &coverage).await?;
     story.step("Sync through the hub, both ways")?;
     let (_, pulled) = tour::sync(story, &stage).await?;
-    story.note(&conflicts_seen(&pulled))?;
+    if !stage.transport().is_live() {
+        story.note(&conflicts_seen(&pulled))?;
+    }
     verdict(story, &stage, &files, &coverage, &plans).await?;
     Ok(stage)
 }
@@ -117,6 +116,7 @@ async fn edit(
     coverage: &Coverage,
 ) -> anyhow::Result<BTreeMap<String, Plan>> {
     story.step("Edits on both sides, nobody syncs")?;
+    live::cut(story, stage).await?;
     let original = Connection::open(&files.original)?;
     original.execute_batch("PRAGMA foreign_keys = ON")?;
     let mut plans = BTreeMap::new();

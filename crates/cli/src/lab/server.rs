@@ -17,9 +17,8 @@ pub(crate) struct Server {
 }
 
 /// Takes a port of this machine, a free one for 0.
-pub(crate) async fn listen(port: u16) -> anyhow::Result<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-        .await
+pub(crate) fn listen(port: u16) -> anyhow::Result<TcpListener> {
+    opor_hub::listen((Ipv4Addr::LOCALHOST, port).into())
         .with_context(|| format!("cannot listen on port {port}"))
 }
 

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use opor_core::SiteId;
-use opor_hub::{Hub, HubOptions};
-use opor_store::Store;
+use opor_hub::{Hub, HubOptions, Timeouts};
+use opor_store::{OpenOptions, Store, StoreHandle};
 use serde::Deserialize;
 
 use super::client;
-use super::peer::{Peer, ROOM};
+use super::peer::{CURSOR_MS, Peer, ROOM};
 use super::peer_routes;
 use super::server::{Server, listen};
+use super::wire::Transport;
 
 /// What the replicas hold: statements, and the tables that replicate.
 #[derive(Clone, Debug)]
@@ -31,12 +32,22 @@ pub(crate) struct Schema {
 #[derive(Debug)]
 pub(crate) struct Stage {
     schema: Schema,
-    dir: PathBuf,
+    setting: Setting,
     hub: Hub,
     hub_server: Server,
     pub(crate) hub_site: SiteId,
     pub(crate) alice: Actor,
     pub(crate) bob: Actor,
+}
+
+/// Where the stage stands, and how changes travel on it.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    /// The directory of the files.
+    pub(crate) dir: PathBuf,
+    /// The first of three ports; free ones where there is none.
+    pub(crate) port: Option<u16>,
+    pub(crate) transport: Transport,
 }
 
 /// A peer and its server.
@@ -63,21 +74,26 @@ pub(crate) fn file_of(dir: &Path, name: &str) -> PathBuf {
 
 impl Stage {
     /// Starts everything; files that exist are used.
-    pub(crate) async fn start(dir: &Path, port: Option<u16>, schema: Schema) -> anyhow::Result<Self> {
-        let ports = match port {
+    pub(crate) async fn start(setting: &Setting, schema: Schema) -> anyhow::Result<Self> {
+        let ports = match setting.port {
             Some(first) => [first, first + 1, first + 2],
             None => [0; 3],
         };
-        Self::start_on(dir.to_owned(), ports, schema).await
+        Self::start_on(setting.clone(), ports, schema).await
     }
 
-    async fn start_on(dir: PathBuf, ports: [u16; 3], schema: Schema) -> anyhow::Result<Self> {
-        let hub = Hub::new(HubOptions::new(dir.join("hub")));
-        let hub_server = Server::start(listen(ports[0]).await?, hub.router())?;
+    async fn start_on(setting: Setting, ports: [u16; 3], schema: Schema) -> anyhow::Result<Self> {
+        let timeouts = Timeouts { cursor_ms: CURSOR_MS, ..Timeouts::default() };
+        let hub = Hub::new(HubOptions::new(setting.dir.join("hub")).timeouts(timeouts));
+        let hub_server = Server::start(listen(ports[0])?, hub.router())?;
         let hub_site = join(hub_server.address, &schema).await?;
-        let actor = |name, port| Actor::start(&dir, name, port, &schema, (hub_server.address, hub_site));
+        let actor = |name, port| Actor::start(&setting, name, port, &schema, (hub_server.address, hub_site));
         let (alice, bob) = (actor("alice", ports[1]).await?, actor("bob", ports[2]).await?);
-        Ok(Self { alice, bob, hub, hub_server, hub_site, dir, schema })
+        Ok(Self { alice, bob, hub, hub_server, hub_site, setting, schema })
+    }
+
+    pub(crate) const fn transport(&self) -> Transport {
+        self.setting.transport
     }
 
     pub(crate) const fn hub_address(&self) -> SocketAddr {
@@ -86,7 +102,7 @@ impl Stage {
 
     /// The database file of the hub's room.
     pub(crate) fn hub_file(&self) -> PathBuf {
-        self.dir.join("hub").join(format!("{ROOM}.sqlite"))
+        self.setting.dir.join("hub").join(format!("{ROOM}.sqlite"))
     }
 
     pub(crate) const fn actors(&self) -> [&Actor; 2] {
@@ -107,35 +123,38 @@ impl Stage {
     /// Stops all servers, closes all files, and starts again on the same ports and files.
     pub(crate) async fn restart(self) -> anyhow::Result<Self> {
         let ports = [self.hub_address(), self.alice.address(), self.bob.address()].map(|a| a.port());
-        let (dir, schema) = (self.dir.clone(), self.schema.clone());
+        let (setting, schema) = (self.setting.clone(), self.schema.clone());
         self.stop().await?;
-        Self::start_on(dir, ports, schema).await
+        Self::start_on(setting, ports, schema).await
     }
 
     /// Stops all servers and closes all files.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
-        self.alice.server.stop().await?;
-        self.bob.server.stop().await?;
+        for actor in [self.alice, self.bob] {
+            actor.server.stop().await?;
+            actor.peer.close().await?;
+        }
         self.hub_server.stop().await?;
-        let hub = self.hub;
-        tokio::task::spawn_blocking(move || hub.close()).await.context("hub does not close")
+        self.hub.close().await;
+        Ok(())
     }
 }
 
 impl Actor {
     async fn start(
-        dir: &Path,
+        setting: &Setting,
         name: &'static str,
         port: u16,
         schema: &Schema,
-        (hub, hub_site): (SocketAddr, SiteId),
+        hub: (SocketAddr, SiteId),
     ) -> anyhow::Result<Self> {
-        let listener = listen(port).await?;
-        let file = file_of(dir, name);
+        let listener = listen(port)?;
+        let file = file_of(&setting.dir, name);
         let (path, wanted) = (file.clone(), schema.clone());
         let store = tokio::task::spawn_blocking(move || open(&path, &wanted)).await??;
-        let peer = Peer::new(name, file, store, hub, hub_site);
-        let server = Server::start(listener, peer_routes::router(peer.clone(), schema.todos))?;
+        let peer = Peer::new(name, file, store, setting.transport, hub);
+        let router = peer_routes::router(peer.clone(), schema.todos, setting.transport.is_live());
+        let server = Server::start(listener, router)?;
         Ok(Self { peer, server })
     }
 
@@ -153,8 +172,8 @@ async fn join(hub: SocketAddr, schema: &Schema) -> anyhow::Result<SiteId> {
 }
 
 /// Opens the database of a peer; a new one gets its tables. Tables that replicate already are left alone.
-fn open(file: &Path, schema: &Schema) -> anyhow::Result<Store> {
-    let mut store = crate::database::open(file)?;
+fn open(file: &Path, schema: &Schema) -> anyhow::Result<(StoreHandle, SiteId)> {
+    let mut store: Store = crate::database::open(file)?;
     if crate::database::user_tables(&store)?.is_empty() {
         let tx = store.transaction()?;
         schema.peer.iter().try_for_each(|statement| tx.execute_batch(statement))?;
@@ -163,5 +182,8 @@ fn open(file: &Path, schema: &Schema) -> anyhow::Result<Store> {
     for table in &schema.tables {
         store.replicate(table).with_context(|| format!("table {table:?} cannot replicate"))?;
     }
-    Ok(store)
+    let site_id = store.site_id();
+    drop(store);
+    let store = StoreHandle::open(file, &OpenOptions::new(), 1);
+    Ok((store.with_context(|| format!("cannot open {}", file.display()))?, site_id))
 }

@@ -1,37 +1,36 @@
 //! The walk through the lab with a todo list.
 
-use std::path::Path;
-
 use opor_core::{Changeset, DecodeLimits};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use super::client::{self, Reply};
 use super::peer::{Pulled, Pushed, ROOM};
-use super::stage::{Actor, Schema, Stage};
+use super::stage::{Actor, Schema, Setting, Stage};
 use super::story::{Story, name_cell};
 use super::todos::{self, NewTodo, Todo};
-use super::{compare, conflicts};
+use super::{compare, conflicts, live};
 use crate::style::{DIM, GOOD, MARK, of_name};
 use crate::table::{Cell, Table};
 
 /// Tells the whole story, or only starts the servers of an earlier one.
-pub(crate) async fn play(
-    story: &mut Story<'_>,
-    dir: &Path,
-    port: Option<u16>,
-    resumed: bool,
-) -> anyhow::Result<Stage> {
+pub(crate) async fn play(story: &mut Story<'_>, setting: &Setting, resumed: bool) -> anyhow::Result<Stage> {
     story.fact("lab", "todos".into());
-    let stage = Stage::start(dir, port, schema()).await?;
+    let stage = Stage::start(setting, schema()).await?;
     introduce(story, &stage)?;
     if resumed {
         story.note("These are the files of an earlier lab; its rows and cursors are still there.")?;
+        if stage.transport().is_live() {
+            live::link(story, &stage).await?;
+        }
         converged(story, &stage).await?;
         return Ok(stage);
     }
     offline_writes(story, &stage).await?;
     first_sync(story, &stage).await?;
+    if stage.transport().is_live() {
+        live::play(story, &stage).await?;
+    }
     conflicts::play(story, &stage).await?;
     restart(story, stage).await
 }
@@ -89,6 +88,10 @@ async fn restart(story: &mut Story<'_>, stage: Stage) -> anyhow::Result<Stage> {
     story.note("All three servers were stopped, and started again on their files.")?;
     let after = cursors(&stage).await?;
     story.check("cursors are what they were", before == after)?;
+    if stage.transport().is_live() {
+        live::after_restart(story, &stage).await?;
+        return Ok(stage);
+    }
     let (_, pulled) = sync(story, &stage).await?;
     story.check("nothing is sent twice", pulled.iter().all(|pulled| pulled.received == 0))?;
     let post = NewTodo { id: Some("post".into()), title: "go to the post office".into() };
@@ -116,10 +119,15 @@ pub(crate) async fn write(
     story.call(actor.peer.name, &format!("POST {path} {body}"), "")
 }
 
-/// Alice pushes, bob pulls and pushes, alice pulls; what was pushed and pulled, alice first.
+/// Alice pushes, bob pulls and pushes, alice pulls; what was pushed and pulled, alice first. Or both are linked, and nobody
+/// pushes or pulls.
 ///
 /// Who pulls before pushing meets conflicts: a write that the hub has not seen yet cannot have been known elsewhere.
 pub(crate) async fn sync(story: &mut Story<'_>, stage: &Stage) -> anyhow::Result<([Pushed; 2], [Pulled; 2])> {
+    if stage.transport().is_live() {
+        live::link(story, stage).await?;
+        return Ok(Default::default());
+    }
     let alice_pushed = push(story, &stage.alice).await?;
     let bob_pulled = pull(story, &stage.bob).await?;
     let bob_pushed = push(story, &stage.bob).await?;

@@ -64,6 +64,28 @@ fn a_real_database_converges_table_by_table() {
 }
 
 #[test]
+fn linked_peers_converge_without_a_push_or_a_pull() {
+    let report = Run::opor(["lab", "--transport", "ws", "--json"]).ok().json();
+    assert_converged(&report);
+    let text = report.to_string();
+    for told in [
+        "three edits arrived, and nobody pushed or pulled",
+        "wins: the later write wins",
+        "nothing is sent twice: nobody had a reason to commit",
+        "only the new row travels: one commit each",
+    ] {
+        assert!(text.contains(told), "{told}: {report:#}");
+    }
+    for absent in ["/push", "/pull"] {
+        assert!(!text.contains(absent), "{absent}: {report:#}");
+    }
+    let report = Run::opor(["lab", "--transport", "ws", "--json", "--db", CHINOOK]).ok().json();
+    assert_converged(&report);
+    let tables = report["tables"].as_array().expect("tables");
+    assert!(tables.len() == 11 && tables.iter().all(|table| table["differing"] == 0), "{tables:#?}");
+}
+
+#[test]
 fn what_a_real_database_cannot_do_is_said() {
     let dir = TempDir::new().expect("a directory");
     let file = dir.path().join("odd.sqlite").to_string_lossy().into_owned();

@@ -2,5 +2,8 @@
 
 mod command;
 mod lab;
+mod running;
 mod snapshot;
 mod support;
+mod sync;
+mod sync_refusals;

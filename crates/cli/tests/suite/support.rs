@@ -29,11 +29,17 @@ impl Run {
     pub(crate) fn opor<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_opor"));
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env_remove("OPOR_TOKEN");
         Self { command, input: Vec::new() }
     }
 
     pub(crate) fn with_input(mut self, input: &str) -> Self {
         self.input = input.as_bytes().to_vec();
+        self
+    }
+
+    pub(crate) fn with_env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
         self
     }
 
@@ -72,6 +78,12 @@ impl Run {
 }
 
 impl Output {
+    /// The last of several lines of JSON.
+    pub(crate) fn last_json(&self) -> Json {
+        let last = self.stdout.lines().last().unwrap_or_default();
+        serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+    }
+
     pub(crate) fn json(&self) -> Json {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
     }

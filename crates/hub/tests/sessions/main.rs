@@ -1,0 +1,7 @@
+//! Sync sessions with a hub over real sockets: healthy ones, hostile ones, and both at once.
+
+mod access;
+mod hostile;
+mod raw;
+mod rooms;
+mod scene;
