@@ -97,6 +97,9 @@ pub struct ApplyReport {
     pub cells_lost: usize,
     /// Changes that were known already, or older than the row's present life.
     pub unchanged: usize,
+    /// Rows that the peer had deleted and forgotten, and that something newer here brings back for everybody; only
+    /// merging a snapshot finds such.
+    pub rows_brought_back: usize,
     /// The version the merge took here; `None` when it changed nothing.
     pub db_version: Option<DbVersion>,
     /// What happened, row by row, when [`ApplyOptions::events`] asked for it.
@@ -383,6 +386,7 @@ impl ApplyReport {
         self.cells_won += piece.cells_won;
         self.cells_lost += piece.cells_lost;
         self.unchanged += piece.unchanged;
+        self.rows_brought_back += piece.rows_brought_back;
         self.db_version = self.db_version.max(piece.db_version);
         self.events.extend(piece.events);
     }

@@ -42,7 +42,8 @@ pub enum Input<'a> {
         /// The request.
         req: RequestId,
         /// The version that the merge took here, if it changed anything. What is of this version is not sent back to
-        /// the peer; so tell it before the [`Input::LocalCommit`] of the merge.
+        /// the peer; so tell it before the [`Input::LocalCommit`] of the merge. For a snapshot: none where versions may
+        /// have been numbered anew, or where the merge also wrote something that the peer lacks; then everything is sent.
         version: Option<DbVersion>,
     },
     /// Answers [`Output::Apply`]: it cannot be taken, and nothing of it is stored. Ends the session.

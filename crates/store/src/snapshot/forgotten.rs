@@ -40,7 +40,8 @@ impl Store {
             let Some(table) = ours.table(&their_table.name) else { continue };
             let lookup = RowLookup::new(&source.engine, their_table)?;
             let values = RowValues::new(&self.engine, table)?;
-            let mut forgotten = Forgotten { store: self, table, lookup, values, acknowledged, sender };
+            let mut forgotten =
+                Forgotten { store: self, table, lookup, values, acknowledged, sender, brought_back: 0 };
             let mut after = None;
             loop {
                 let page = self.engine.rows_after(table, after.as_ref())?;
@@ -50,6 +51,7 @@ impl Store {
                 let changes = forgotten.changes(page)?;
                 report.add(self.merge_piece(&changes, &mut Reporter::silent())?);
             }
+            report.rows_brought_back += forgotten.brought_back;
         }
         reporter.end()?;
         Ok(report)
@@ -63,6 +65,7 @@ struct Forgotten<'s> {
     values: RowValues,
     acknowledged: u64,
     sender: SiteId,
+    brought_back: usize,
 }
 
 impl Forgotten<'_> {
@@ -82,6 +85,7 @@ impl Forgotten<'_> {
             } else if let Some(values) = self.values.read(self.table, &row.key)? {
                 let cells = self.cells(&mut changes, &clocks, values)?;
                 let own = self.store.site_id();
+                self.brought_back += 1;
                 push(&mut changes, self.table, row.key, clocks.cl + 2, own, cells);
             }
         }

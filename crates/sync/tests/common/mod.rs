@@ -84,7 +84,7 @@ pub(crate) async fn becomes(peer: &PeerHandle, expected: impl Fn(&SyncStatus) ->
 }
 
 pub(crate) async fn is_live(peer: &PeerHandle) {
-    becomes(peer, |status| *status == SyncStatus::Live).await;
+    becomes(peer, SyncStatus::is_live).await;
 }
 
 /// The first event that tells something.
