@@ -199,6 +199,10 @@ impl Engine {
         merged?;
         if let Some((peer, cursor)) = &options.cursor {
             self.uncaptured(|| meta::save_pulled(self.db, *peer, cursor))?;
+            // In a transaction of others there may be writes of which the peer knows nothing.
+            if let Some(version) = report.db_version.filter(|_| direct) {
+                self.uncaptured(|| meta::note_own(self.db, *peer, version.0))?;
+            }
         }
         Ok(report)
     }

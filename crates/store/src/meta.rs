@@ -501,6 +501,17 @@ pub(crate) fn save_acknowledged(db: Db, peer: SiteId, version: u64) -> Result<()
     Ok(())
 }
 
+/// A version here has come from a peer, all of it: where the peer holds everything before, it holds that too.
+pub(crate) fn note_own(db: Db, peer: SiteId, version: u64) -> Result<(), Error> {
+    let mut stmt =
+        db.prepare("UPDATE opor_cursor SET acknowledged = ?2 WHERE peer = ?1 AND acknowledged = ?2 - 1")?;
+    let mut run = stmt.start();
+    run.bind_blob(peer.as_bytes())?;
+    run.bind_integer(version.cast_signed())?;
+    run.step()?;
+    Ok(())
+}
+
 /// The peers on record.
 pub(crate) fn peers(db: Db) -> Result<Vec<SiteId>, Error> {
     let mut stmt = db.prepare("SELECT peer FROM opor_cursor ORDER BY peer")?;

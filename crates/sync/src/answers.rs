@@ -19,7 +19,7 @@ pub(crate) enum Done {
     /// A part of a snapshot is on the disk; the files come back.
     Taken(RequestId, Option<Intake>, Result<(), Failed>),
     Installed(RequestId, Result<Merged, Failed>),
-    Acknowledged(Result<Option<(DbVersion, bool)>, Failed>),
+    Acknowledged(Result<(DbVersion, bool), Failed>),
 }
 
 impl Driver<'_> {
@@ -48,13 +48,12 @@ impl Driver<'_> {
                 self.merging = false;
                 self.installed(req, &merged);
             }
-            Done::Acknowledged(Ok(noted)) => {
+            Done::Acknowledged(Ok((version, is_aware))) => {
                 self.acknowledging = false;
-                if let Some(((version, is_aware), site)) = noted.zip(self.site) {
+                if let Some(site) = self.site {
                     if is_aware {
                         self.feed(Input::Release);
                     }
-                    self.lag.acknowledged(version.0);
                     self.tell(SyncEvent::Acknowledged { site, version });
                 }
                 self.acknowledge();

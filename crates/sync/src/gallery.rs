@@ -219,3 +219,148 @@ impl Gallery {
         self.images.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use opor_store::OpenOptions;
+
+    use super::*;
+
+    struct Scene {
+        folder: tempfile::TempDir,
+        gallery: Gallery,
+        events: broadcast::Receiver<SyncEvent>,
+    }
+
+    /// A gallery of a store with rows; a log of more than `far` rows is too long.
+    async fn scene(far: u64) -> Scene {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = StoreHandle::open(folder.path().join("app.db"), &OpenOptions::new(), 1).expect("a store");
+        let create = |store: &mut Store| {
+            store.execute_batch("CREATE TABLE todos(id INTEGER PRIMARY KEY NOT NULL, title)").expect("a table");
+            store.replicate("todos").expect("it replicates");
+        };
+        store.write(create).await.expect("the handle is open");
+        let images = folder.path().join("images");
+        std::fs::create_dir(&images).expect("a folder");
+        let rules = Rules { folder: images, keep: Duration::from_secs(600), far };
+        let (told, events) = broadcast::channel(64);
+        let gallery = Gallery::new(store, rules, Arc::default(), told);
+        let scene = Scene { folder, gallery, events };
+        scene.fill().await;
+        scene
+    }
+
+    impl Scene {
+        /// So many rows that they are the most of all.
+        async fn fill(&self) {
+            let job = |store: &mut Store| {
+                let numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000)";
+                let insert = format!("INSERT OR REPLACE INTO todos {numbers} SELECT i, random() FROM n");
+                store.execute_batch(&insert).expect("rows");
+            };
+            self.gallery.store.write(job).await.expect("the handle is open");
+        }
+
+        async fn offer(&self, resume: Option<Resume>) -> Offer {
+            match self.gallery.offer(resume, 1 << 20).await {
+                Ok(Found::Snapshot { offer, manifest }) => {
+                    assert_eq!(offer.id.0, manifest[manifest.len() - 32..]);
+                    offer
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+
+        async fn has(&self, id: &SnapshotId) -> bool {
+            match self.gallery.chunk(id, 0).await {
+                Ok(Found::Chunk(_)) => true,
+                Ok(Found::NoSnapshot) => false,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn files(&self) -> usize {
+            std::fs::read_dir(self.folder.path().join("images")).expect("a folder").count()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_image_is_shared_until_the_log_after_it_is_long() {
+        let scene = scene(1_000).await;
+        let first = scene.offer(None).await;
+        assert_eq!(scene.offer(None).await, first);
+        let resume = Some(Resume { id: first.id.clone(), index: 7_000 });
+        assert_eq!(scene.offer(resume.clone()).await, Offer { first: first.chunks - 1, ..first.clone() });
+        let unknown = Some(Resume { id: SnapshotId(vec![1]), index: 7 });
+        assert_eq!(scene.offer(unknown).await, first);
+        assert_eq!(scene.files(), 1);
+
+        scene.fill().await;
+        let second = scene.offer(resume).await;
+        assert!(second.id != first.id && second.first == 0, "{second:?}");
+        assert!(scene.has(&first.id).await, "those who have begun may go on");
+        assert_eq!(scene.files(), 2);
+    }
+
+    #[tokio::test]
+    async fn two_images_are_kept_and_older_ones_are_gone_for_all() {
+        let mut scene = scene(1_000).await;
+        let mut offers = Vec::new();
+        for _ in 0..4 {
+            offers.push(scene.offer(None).await);
+            scene.fill().await;
+        }
+        assert_eq!(scene.files(), 2);
+        let mut there = Vec::new();
+        for offer in &offers {
+            there.push(scene.has(&offer.id).await);
+        }
+        assert_eq!(there, [false, false, true, true]);
+        let told = |events: &mut broadcast::Receiver<SyncEvent>| {
+            let all = std::iter::from_fn(|| events.try_recv().ok());
+            all.fold((0, 0), |(made, removed), event| match event {
+                SyncEvent::ImageMade { .. } => (made + 1, removed),
+                SyncEvent::ImageRemoved => (made, removed + 1),
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(told(&mut scene.events), (4, 2));
+    }
+
+    #[tokio::test]
+    async fn an_image_that_nobody_asks_for_goes() {
+        let mut scene = scene(1_000).await;
+        scene.gallery.rules.keep = Duration::ZERO;
+        let offer = scene.offer(None).await;
+        let (stop, asked) = watch::channel(false);
+        let gallery = Arc::new(scene.gallery);
+        let tidy = tokio::spawn(gallery.clone().tidy(asked));
+        loop {
+            match scene.events.recv().await.expect("it is told") {
+                SyncEvent::ImageRemoved => break,
+                other => assert!(matches!(other, SyncEvent::ImageMade { .. }), "{other:?}"),
+            }
+        }
+        assert!(matches!(gallery.chunk(&offer.id, 0).await, Ok(Found::NoSnapshot)));
+        stop.send_replace(true);
+        tidy.await.expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn where_no_image_can_be_made_there_is_none() {
+        let mut scene = scene(1_000).await;
+        // A peer that takes smaller items than chunks are.
+        assert!(matches!(scene.gallery.offer(None, 100_000).await, Ok(Found::NoSnapshot)));
+        scene.gallery.rules.folder = scene.folder.path().join("missing");
+        assert!(matches!(scene.gallery.offer(None, 1 << 20).await, Ok(Found::NoSnapshot)));
+        let told = scene.events.try_recv();
+        assert!(matches!(&told, Ok(SyncEvent::ImageFailed { reason }) if reason.contains("missing")), "{told:?}");
+        // Stopped while it is made.
+        let folder = scene.folder.path().join("images");
+        scene.gallery.rules.folder = folder;
+        scene.gallery.stopping.store(true, Ordering::Relaxed);
+        assert!(matches!(scene.gallery.offer(None, 1 << 20).await, Ok(Found::NoSnapshot)));
+        assert_eq!(scene.files(), 0);
+    }
+}

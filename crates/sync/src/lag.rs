@@ -2,6 +2,8 @@
 
 use std::ops::RangeInclusive;
 
+use opor_core::DbVersion;
+
 /// Versions here, and up to which of them the peer holds everything.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Lag {
@@ -39,6 +41,11 @@ impl Lag {
         if let Some(run) = self.merged.as_ref().filter(|run| *run.start() <= self.held.saturating_add(1)) {
             self.held = self.held.max(*run.end());
         }
+    }
+
+    /// Up to here the peer holds everything.
+    pub(crate) const fn held(&self) -> DbVersion {
+        DbVersion(self.held)
     }
 
     /// Commits that the peer may lack.

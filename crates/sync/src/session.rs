@@ -5,9 +5,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use opor_core::SiteId;
+use opor_core::{DbVersion, SiteId};
 use opor_sync_proto::{
-    Capabilities, CloseReason, Config, Cursor, Event, Hello, Input, MonoMillis, Output, RequestId, Session,
+    Capabilities, CloseReason, Config, Event, Hello, Input, MonoMillis, Output, RequestId, Session,
     Wanted, Work,
 };
 use opor_transport_traits::{
@@ -98,7 +98,7 @@ pub(crate) struct Driver<'a> {
     pub(crate) merging: bool,
     pub(crate) acknowledging: bool,
     /// The last acknowledgement that is not noted yet; earlier ones need not be.
-    acknowledged: Option<Cursor>,
+    acknowledged: Option<DbVersion>,
     pub(crate) lag: Lag,
     /// Whether it has been looked at how long the log is that the peer asks for. That is done once.
     log_is_judged: bool,
@@ -251,7 +251,10 @@ impl Driver<'_> {
                 self.tell(SyncEvent::CaughtUp { site });
             }
             Event::Acknowledged(cursor) => {
-                self.acknowledged = Some(cursor);
+                // It is one of this store, as the session checks; what is none tells nothing.
+                let Some(cursor) = work::of_store(&cursor) else { return };
+                self.lag.acknowledged(cursor.base.0);
+                self.acknowledged = Some(self.lag.held());
                 self.acknowledge();
             }
             Event::Behind { snapshot } => self.behind(snapshot),
@@ -263,9 +266,9 @@ impl Driver<'_> {
         if self.acknowledging {
             return;
         }
-        let Some((site, cursor)) = self.site.zip(self.acknowledged.take()) else { return };
+        let Some((site, version)) = self.site.zip(self.acknowledged.take()) else { return };
         self.acknowledging = true;
-        let noted = work::acknowledged(self.shared.store.clone(), site, cursor);
+        let noted = work::acknowledged(self.shared.store.clone(), site, version);
         self.work.push(Box::pin(async move { Done::Acknowledged(noted.await) }));
     }
 

@@ -70,16 +70,14 @@ pub(crate) async fn look_up(store: StoreHandle, peer: SiteId) -> Result<Known, F
 pub(crate) async fn acknowledged(
     store: StoreHandle,
     peer: SiteId,
-    cursor: Cursor,
-) -> Result<Option<(DbVersion, bool)>, Failed> {
-    // It is one of this store, as the session checks; what is none tells nothing.
-    let Some(cursor) = of_store(&cursor) else { return Ok(None) };
+    version: DbVersion,
+) -> Result<(DbVersion, bool), Failed> {
     let job = move |store: &mut Store| {
-        store.set_acknowledged_by(peer, cursor.base)?;
+        store.set_acknowledged_by(peer, version)?;
         is_aware(store, peer)
     };
     let is_aware = store.write(job).await?.map_err(|error| failed(&error))?;
-    Ok(Some((cursor.base, is_aware)))
+    Ok((version, is_aware))
 }
 
 fn is_aware(store: &Store, peer: SiteId) -> Result<bool, StoreError> {
@@ -99,7 +97,6 @@ pub(crate) struct Piece {
 /// Reads a piece of the log; says too whether it was refused for good, not for its length.
 pub(crate) async fn read_log(store: StoreHandle, piece: Piece) -> Result<(Found, bool), Failed> {
     let Piece { cursor, changes_max, echoes, compress, far } = piece;
-    // What the peer took for a cursor of this store may be none.
     let Some(cursor) = cursor.as_ref().map_or(Some(StoreCursor::start()), of_store) else {
         return Ok((Found::Behind, true));
     };
@@ -249,6 +246,7 @@ pub(crate) fn opaque(cursor: &StoreCursor) -> Cursor {
     Cursor::new(cursor.to_string().as_bytes()).expect("a store's cursor is short enough")
 }
 
-fn of_store(cursor: &Cursor) -> Option<StoreCursor> {
+/// What a peer took for a cursor of this store, if it is one.
+pub(crate) fn of_store(cursor: &Cursor) -> Option<StoreCursor> {
     cursor.as_text()?.parse().ok()
 }

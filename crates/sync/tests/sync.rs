@@ -14,8 +14,8 @@ use crate::common::{Replica, becomes, event, is_live, within};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_replicas_follow_each_other() {
     let (network, desk, phone) = (MemoryNetwork::new(), Replica::new().await, Replica::new().await);
-    desk.write("INSERT INTO todos VALUES (1, 'milk')").await;
-    phone.write("INSERT INTO todos VALUES (2, 'bread')").await;
+    desk.write("INSERT INTO todos(id, title) VALUES (1, 'milk')").await;
+    phone.write("INSERT INTO todos(id, title) VALUES (2, 'bread')").await;
     let at_desk = desk.sync().listen(network.listen("desk").unwrap()).start().await.unwrap();
     let at_phone = phone.sync().peer(network.dialer("phone", "desk")).start().await.unwrap();
     is_live(&at_phone.peers()[0]).await;
@@ -35,7 +35,7 @@ async fn two_replicas_follow_each_other() {
 async fn two_replicas_follow_each_other_over_a_websocket() {
     let (desk, phone) = (Replica::new().await, Replica::new().await);
     let numbers = "WITH RECURSIVE n(i) AS (VALUES (10) UNION ALL SELECT i + 1 FROM n WHERE i < 30009)";
-    desk.write(&format!("INSERT INTO todos {numbers} SELECT i, 'todo ' || i FROM n")).await;
+    desk.write(&format!("INSERT INTO todos(id, title) {numbers} SELECT i, 'todo ' || i FROM n")).await;
     let listener = WebSocketListener::bind("127.0.0.1:0".parse().unwrap(), ListenOptions::default()).unwrap();
     let url = listener.address().to_owned();
     let at_desk = desk.sync().listen(listener).start().await.unwrap();
@@ -46,7 +46,7 @@ async fn two_replicas_follow_each_other_over_a_websocket() {
 
     phone.write("DELETE FROM todos WHERE id > 10; UPDATE todos SET title = 'milk'").await;
     desk.holds(&[(10, "milk")]).await;
-    desk.write("INSERT INTO todos VALUES (1, 'bread')").await;
+    desk.write("INSERT INTO todos(id, title) VALUES (1, 'bread')").await;
     phone.holds(&[(1, "bread"), (10, "milk")]).await;
     at_phone.stop().await;
     at_desk.stop().await;
@@ -62,9 +62,9 @@ async fn what_one_peer_brings_goes_on_to_the_others() {
     is_live(&at_desk.peers()[0]).await;
     is_live(&at_phone.peers()[0]).await;
     let (mut desk_events, mut phone_events) = (at_desk.events(), at_phone.events());
-    desk.write("INSERT INTO todos VALUES (1, 'milk')").await;
+    desk.write("INSERT INTO todos(id, title) VALUES (1, 'milk')").await;
     phone.holds(&[(1, "milk")]).await;
-    phone.write("INSERT INTO todos VALUES (2, 'salt')").await;
+    phone.write("INSERT INTO todos(id, title) VALUES (2, 'salt')").await;
     desk.holds(&[(1, "milk"), (2, "salt")]).await;
 
     // Each took in one change, and got nothing of its own back.
@@ -96,8 +96,8 @@ async fn what_was_written_offline_travels_after_the_link_is_back() {
     assert_eq!(event(&mut events, ended).await, "link failed");
     assert_eq!(event(&mut events, ended).await, "link failed");
     assert!(!at_phone.peers()[0].status().borrow().is_live());
-    desk.write("INSERT INTO todos VALUES (1, 'milk')").await;
-    phone.write("INSERT INTO todos VALUES (2, 'bread')").await;
+    desk.write("INSERT INTO todos(id, title) VALUES (1, 'milk')").await;
+    phone.write("INSERT INTO todos(id, title) VALUES (2, 'bread')").await;
 
     network.heal("phone", "desk");
     is_live(&at_phone.peers()[0]).await;
@@ -108,7 +108,7 @@ async fn what_was_written_offline_travels_after_the_link_is_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_not_let_in_is_told_and_stays_away() {
     let (network, desk, phone) = (MemoryNetwork::new(), Replica::new().await, Replica::new().await);
-    desk.write("INSERT INTO todos VALUES (1, 'milk')").await;
+    desk.write("INSERT INTO todos(id, title) VALUES (1, 'milk')").await;
     let rule = |hello: &opor_sync::Hello| {
         if hello.token.0 == b"key" { Ok(()) } else { Err(Refusal::Token) }
     };
@@ -150,7 +150,7 @@ async fn a_stop_loses_nothing_that_was_acknowledged() {
     is_live(&at_phone.peers()[0]).await;
     let mut events = at_phone.events();
     for id in 0..50 {
-        phone.write(&format!("INSERT INTO todos VALUES ({id}, 'todo')")).await;
+        phone.write(&format!("INSERT INTO todos(id, title) VALUES ({id}, 'todo')")).await;
     }
     // Some are acknowledged, and others may be on their way.
     let acknowledged = |event: &SyncEvent| match event {
@@ -195,7 +195,7 @@ async fn a_catch_up_goes_on_where_it_was_cut() {
     const ROWS: usize = 20_000;
     let (network, desk, phone) = (MemoryNetwork::new(), Replica::new().await, Replica::new().await);
     let numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 20000)";
-    desk.write(&format!("{numbers} INSERT INTO todos SELECT i, 'todo' FROM n")).await;
+    desk.write(&format!("{numbers} INSERT INTO todos(id, title) SELECT i, 'todo' FROM n")).await;
     let at_desk = desk.sync().changes_max(500);
     let _at_desk = at_desk.listen(network.listen("desk").unwrap()).start().await.unwrap();
     // The writer of the phone takes part of it, and then waits for the cut.
@@ -267,7 +267,7 @@ async fn what_another_process_writes_travels_too() {
     let at_phone = phone.sync().peer(network.dialer("phone", "desk")).start().await.unwrap();
     is_live(&at_phone.peers()[0]).await;
     let other = OpenOptions::new().open(desk.folder.path().join("app.db")).unwrap();
-    other.execute_batch("INSERT INTO todos VALUES (1, 'milk')").unwrap();
+    other.execute_batch("INSERT INTO todos(id, title) VALUES (1, 'milk')").unwrap();
     phone.holds(&[(1, "milk")]).await;
 }
 
@@ -285,7 +285,7 @@ async fn what_cannot_work_does_not_start() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_needs_a_snapshot_is_told_and_does_not_start_over() {
     let (network, desk, phone) = (MemoryNetwork::new(), Replica::new().await, Replica::new().await);
-    desk.write("INSERT INTO todos VALUES (1, 'milk')").await;
+    desk.write("INSERT INTO todos(id, title) VALUES (1, 'milk')").await;
     let of_desk = desk.store.read(Store::site_id).await.unwrap();
     let stale = move |store: &mut Store| {
         let cursor = Some((of_desk, "1@77".parse().expect("a cursor")));

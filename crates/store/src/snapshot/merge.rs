@@ -86,6 +86,11 @@ impl Store {
             let mut report = self.merge_pieces(&source, reporter)?;
             report.add(self.follow_forgotten(&source, image, reporter)?);
             self.engine.uncaptured(|| self.move_cursor(image))?;
+            // What was brought back is news to the sender.
+            if let Some(version) = report.db_version.filter(|_| report.rows_brought_back == 0) {
+                let sender = image.manifest.site;
+                self.engine.uncaptured(|| meta::note_own(self.engine.db, sender, version.0))?;
+            }
             Ok(report)
         })
     }
