@@ -185,7 +185,12 @@ impl Intake {
         stopping: &AtomicBool,
     ) -> Result<(), Failed> {
         let Some((_, part)) = &mut self.begun else { return Err(SnapshotFault::Chunk { index }.into()) };
-        let Part::Chunks(receiver) = part else { return Err(SnapshotFault::Chunk { index }.into()) };
+        let receiver = match part {
+            Part::Chunks(receiver) => receiver,
+            // It was whole before this chunk came again.
+            Part::Image(_) => return Ok(()),
+            Part::Gone => return Err(SnapshotFault::Chunk { index }.into()),
+        };
         let number = u32::try_from(index).map_err(|_| SnapshotFault::Chunk { index })?;
         receiver.put(number, bytes).map_err(|error| judged(error, index))?;
         if receiver.missing() > 0 {
@@ -211,13 +216,19 @@ impl Intake {
     }
 
     /// Removes the files.
-    pub(crate) fn discard(self) {
-        let Self { chunks, manifest, lock, begun, .. } = self;
-        drop(begun);
-        // What cannot be removed is written over by the next snapshot. The lock is let go of last.
-        let _left = fs::remove_file(chunks);
-        let _left = fs::remove_file(manifest);
-        drop(lock);
+    pub(crate) fn discard(mut self) {
+        self.begun = None;
+    }
+}
+
+/// Files with which nobody can go on are removed. The lock is let go of last.
+impl Drop for Intake {
+    fn drop(&mut self) {
+        if self.begun.is_none() {
+            // What cannot be removed is written over by the next snapshot.
+            let _left = fs::remove_file(&self.chunks);
+            let _left = fs::remove_file(&self.manifest);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use opor_sync_proto::{CloseReason, Cursor, SnapshotId};
 use opor_transport_memory::MemoryNetwork;
 
 use crate::common::giver::{Goods, give, is_untouched};
-use crate::common::{Replica, event, is_live, within};
+use crate::common::{Replica, becomes, event, is_live, within};
 
 /// Takes from a giver of such goods; how both ends of the session saw it end. The replica is as before, and takes an
 /// honest snapshot afterwards.
@@ -30,6 +30,7 @@ async fn end_of(change: impl FnOnce(&mut Goods)) -> (Ended, CloseReason) {
     assert!(phone.store.read(is_untouched).await.unwrap(), "nothing is in the database");
     assert_eq!(phone.store.read(Store::db_version).await.unwrap().unwrap().0, 0);
     assert!(at_phone.peers()[0].last_end().is_some());
+    assert_eq!(phone.leftovers(), [""; 0], "nothing is beside it");
 
     let giver = tokio::spawn(async move { give(&mut listener, &honest).await });
     is_live(&at_phone.peers()[0]).await;
@@ -123,16 +124,13 @@ async fn more_than_is_taken_is_refused_before_a_byte_of_it_is_written() {
     let at_phone = phone.sync().snapshot_bytes_max(100_000).peer(network.dialer("phone", "giver"));
     let at_phone = at_phone.start().await.unwrap();
     within("the giver", give(&mut listener, &goods)).await;
-    let ended = at_phone.peers()[0].status();
-    within("the end", async { while at_phone.peers()[0].last_end().is_none() { tokio::task::yield_now().await } })
-        .await;
-    drop(ended);
+    becomes(&at_phone.peers()[0], |_| at_phone.peers()[0].last_end().is_some()).await;
     let Some(Ended::Snapshot(fault)) = at_phone.peers()[0].last_end().as_deref().cloned() else {
         panic!("it is refused")
     };
     assert_eq!(fault, SnapshotFault::TooLarge { bytes: goods.offer.bytes, max: 100_000 });
     at_phone.stop().await;
-    assert!(!phone.leftovers().contains(&"app.db.opor-incoming".to_owned()), "{:?}", phone.leftovers());
+    assert_eq!(phone.leftovers(), [""; 0]);
 }
 
 /// Chunks that go on after the last one are a breach of the protocol; what came before is good.
@@ -194,7 +192,7 @@ async fn what_does_not_fit_here_is_said_in_full() {
     let other = Replica::of(pairs, &OpenOptions::new()).await;
     let at_other = other.sync().peer(network.dialer("other", "giver")).start().await.unwrap();
     within("the giver", give(&mut listener, &goods)).await;
-    common::becomes(&at_other.peers()[0], |status| matches!(status, opor_sync::SyncStatus::Refused { .. })).await;
+    becomes(&at_other.peers()[0], |status| matches!(status, opor_sync::SyncStatus::Refused { .. })).await;
     let Some(Ended::Rejected { rejection, why }) = at_other.peers()[0].last_end().as_deref().cloned() else {
         panic!("it is refused")
     };
@@ -219,7 +217,7 @@ async fn what_does_not_fit_here_is_said_in_full() {
     assert!(why.contains("ahead"), "{why}");
     assert!(slow.store.read(is_untouched).await.unwrap());
     at_slow.stop().await;
-    // When the clock is right, only one chunk comes again.
+    // When the clock is right, what comes again is here already.
     let slow = slow.reopened();
     let at_slow = slow.sync().peer(network.dialer("slow", "giver")).start().await.unwrap();
     let mut events = at_slow.events();

@@ -67,13 +67,13 @@ async fn what_one_peer_brings_goes_on_to_the_others() {
     phone.write("INSERT INTO todos(id, title) VALUES (2, 'salt')").await;
     desk.holds(&[(1, "milk"), (2, "salt")]).await;
 
-    // Each took in one change, and got nothing of its own back.
+    // Each took in the two cells of a row, and got nothing of its own back.
     let merged = |event: &SyncEvent| match event {
         SyncEvent::Merged { changes: changes @ 1.., unchanged, .. } => Some((*changes, *unchanged)),
         _ => None,
     };
-    assert_eq!(event(&mut desk_events, merged).await, (1, 0));
-    assert_eq!(event(&mut phone_events, merged).await, (1, 0));
+    assert_eq!(event(&mut desk_events, merged).await, (2, 0));
+    assert_eq!(event(&mut phone_events, merged).await, (2, 0));
     at_hub.stop().await;
     becomes(&at_desk.peers()[0], |status| !status.is_live()).await;
 }
