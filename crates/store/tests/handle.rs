@@ -139,7 +139,8 @@ fn long_work_has_a_thread_of_its_own() {
         let (free, held) = channel::<()>();
         let reader = handle.clone();
         let busy = std::thread::spawn(move || block_on(reader.read(move |_| held.recv().is_ok())));
-        let make = move |store: &Store| store.snapshot_in(&chosen, &mut |_| std::ops::ControlFlow::Continue(()));
+        let make =
+            move |store: &Store| store.snapshot_in(&chosen, &mut |_| std::ops::ControlFlow::Continue(()));
         let snapshot = handle.aside(make).await.unwrap().unwrap().unwrap();
         assert_eq!(snapshot.manifest().db_version.0, 1);
         assert_eq!(std::fs::read_dir(images.path()).unwrap().count(), 1);

@@ -237,7 +237,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let store = StoreHandle::open(folder.path().join("app.db"), &OpenOptions::new(), 1).expect("a store");
         let create = |store: &mut Store| {
-            store.execute_batch("CREATE TABLE todos(id INTEGER PRIMARY KEY NOT NULL, title)").expect("a table");
+            store
+                .execute_batch("CREATE TABLE todos(id INTEGER PRIMARY KEY NOT NULL, title)")
+                .expect("a table");
             store.replicate("todos").expect("it replicates");
         };
         store.write(create).await.expect("the handle is open");
@@ -255,7 +257,8 @@ mod tests {
         /// So many rows that they are the most of all.
         async fn fill(&self) {
             let job = |store: &mut Store| {
-                let numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000)";
+                let numbers =
+                    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 4000)";
                 let insert = format!("INSERT OR REPLACE INTO todos {numbers} SELECT i, random() FROM n");
                 store.execute_batch(&insert).expect("rows");
             };
@@ -355,7 +358,10 @@ mod tests {
         scene.gallery.rules.folder = scene.folder.path().join("missing");
         assert!(matches!(scene.gallery.offer(None, 1 << 20).await, Ok(Found::NoSnapshot)));
         let told = scene.events.try_recv();
-        assert!(matches!(&told, Ok(SyncEvent::ImageFailed { reason }) if reason.contains("missing")), "{told:?}");
+        assert!(
+            matches!(&told, Ok(SyncEvent::ImageFailed { reason }) if reason.contains("missing")),
+            "{told:?}"
+        );
         // Stopped while it is made.
         let folder = scene.folder.path().join("images");
         scene.gallery.rules.folder = folder;

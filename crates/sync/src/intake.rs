@@ -133,9 +133,7 @@ impl Intake {
     /// How many chunks are here.
     pub(crate) fn held(&self) -> u64 {
         match &self.begun {
-            Some((_, Part::Chunks(receiver))) => {
-                u64::from(receiver.manifest().chunks() - receiver.missing())
-            }
+            Some((_, Part::Chunks(receiver))) => u64::from(receiver.manifest().chunks() - receiver.missing()),
             Some((_, Part::Image(image))) => image.manifest().chunks().into(),
             Some((_, Part::Gone)) | None => 0,
         }
@@ -159,8 +157,7 @@ impl Intake {
         if manifest.image_bytes > self.bytes_max {
             return Err(SnapshotFault::TooLarge { bytes: manifest.image_bytes, max: self.bytes_max }.into());
         }
-        let goes_on =
-            matches!(&self.begun, Some((id, Part::Chunks(_))) if *id == offer.id);
+        let goes_on = matches!(&self.begun, Some((id, Part::Chunks(_))) if *id == offer.id);
         if !goes_on {
             self.write_manifest(bytes).map_err(|error| failed(&error))?;
             self.begin(offer.id.clone(), manifest)?;

@@ -38,9 +38,11 @@ pub(crate) async fn keep(
         let outcome = match dialled {
             Ok(link) => {
                 let tell = |now| {
-                    status.send_if_modified(|before| *before != now && {
-                        *before = now;
-                        true
+                    status.send_if_modified(|before| {
+                        *before != now && {
+                            *before = now;
+                            true
+                        }
                     });
                 };
                 run(&shared, link, shared.config.clone(), None, &tell).await

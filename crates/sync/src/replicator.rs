@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use opor_core::DbVersion;
 use opor_store::{Commits, HandleError, Store, StoreError, StoreHandle, remove_abandoned_images};
-use opor_sync_proto::{Capabilities, Config, ConfigError, Hello, MonoMillis, Refusal, Role, Session, Timeouts, Token};
+use opor_sync_proto::{
+    Capabilities, Config, ConfigError, Hello, MonoMillis, Refusal, Role, Session, Timeouts, Token,
+};
 use opor_transport_traits::{Dialer, Listener};
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::{JoinSet, spawn_blocking};

@@ -7,8 +7,8 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use opor_core::{DbVersion, SiteId};
 use opor_sync_proto::{
-    Capabilities, CloseReason, Config, Event, Hello, Input, MonoMillis, Output, RequestId, Session,
-    Wanted, Work,
+    Capabilities, CloseReason, Config, Event, Hello, Input, MonoMillis, Output, RequestId, Session, Wanted,
+    Work,
 };
 use opor_transport_traits::{
     CloseReason as LinkClose, Link, Peer, Received, Receiver, TransportError, TransportErrorKind,
@@ -221,9 +221,9 @@ impl Driver<'_> {
             Wanted::Snapshot { resume, item_max } => self.work.push(Box::pin(async move {
                 Done::ReadSnapshot(req, gallery.offer(resume, item_max).await)
             })),
-            Wanted::Chunk { id, index } => self.work.push(Box::pin(async move {
-                Done::ReadSnapshot(req, gallery.chunk(&id, index).await)
-            })),
+            Wanted::Chunk { id, index } => self
+                .work
+                .push(Box::pin(async move { Done::ReadSnapshot(req, gallery.chunk(&id, index).await) })),
         }
     }
 

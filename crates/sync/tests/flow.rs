@@ -26,7 +26,8 @@ fn ended(event: &SyncEvent) -> Option<Arc<Ended>> {
 async fn edits_flow_while_much_is_caught_up_with() {
     let network = MemoryNetwork::new();
     let (desk, phone, tablet) = (Replica::new().await, Replica::new().await, Replica::new().await);
-    let at_desk = desk.sync().changes_max(10_000).listen(network.listen("desk").unwrap()).start().await.unwrap();
+    let at_desk =
+        desk.sync().changes_max(10_000).listen(network.listen("desk").unwrap()).start().await.unwrap();
     let at_tablet = tablet.sync().peer(network.dialer("tablet", "desk")).start().await.unwrap();
     is_live(&at_tablet.peers()[0]).await;
     let numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000)";

@@ -15,11 +15,11 @@ use crate::common::{Replica, becomes, event, is_live, within};
 /// honest snapshot afterwards.
 async fn end_of(change: impl FnOnce(&mut Goods)) -> (Ended, CloseReason) {
     let (network, phone) = (MemoryNetwork::new(), Replica::new().await);
-    let mut listener = network.listen("giver").unwrap();
+    let mut listener = network.listen("giver").expect("the name is free");
     let mut goods = Goods::honest();
     let honest = Goods::honest();
     change(&mut goods);
-    let at_phone = phone.sync().peer(network.dialer("phone", "giver")).start().await.unwrap();
+    let at_phone = phone.sync().peer(network.dialer("phone", "giver")).start().await.expect("it starts");
     let mut events = at_phone.events();
     let closed = within("the giver", give(&mut listener, &goods)).await;
     let how = |event: &SyncEvent| match event {
@@ -27,8 +27,9 @@ async fn end_of(change: impl FnOnce(&mut Goods)) -> (Ended, CloseReason) {
         _ => None,
     };
     let ended = event(&mut events, how).await;
-    assert!(phone.store.read(is_untouched).await.unwrap(), "nothing is in the database");
-    assert_eq!(phone.store.read(Store::db_version).await.unwrap().unwrap().0, 0);
+    assert!(phone.store.read(is_untouched).await.expect("the handle is open"), "nothing is in the database");
+    let version = phone.store.read(Store::db_version).await.expect("the handle is open");
+    assert_eq!(version.expect("it reads").0, 0);
     assert!(at_phone.peers()[0].last_end().is_some());
     assert_eq!(phone.leftovers(), [""; 0], "nothing is beside it");
 
@@ -37,7 +38,7 @@ async fn end_of(change: impl FnOnce(&mut Goods)) -> (Ended, CloseReason) {
     phone.says("the rows", "SELECT count(*) = 9000 FROM todos").await;
     assert_eq!(phone.leftovers(), [""; 0]);
     at_phone.stop().await;
-    within("the giver", giver).await.unwrap();
+    within("the giver", giver).await.expect("no panic");
     ((*ended).clone(), closed)
 }
 

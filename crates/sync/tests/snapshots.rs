@@ -20,7 +20,8 @@ async fn apart(network: &MemoryNetwork, rows: u32) -> (Replica, Replica) {
     // The phone tells at once that it has nothing else.
     let timeouts = Timeouts { cursor_ms: 1, ..Timeouts::default() };
     let mut desk_events = at_desk.events();
-    let at_phone = phone.sync().timeouts(timeouts).peer(network.dialer("phone", "desk")).start().await.unwrap();
+    let at_phone =
+        phone.sync().timeouts(timeouts).peer(network.dialer("phone", "desk")).start().await.unwrap();
     is_live(&at_phone.peers()[0]).await;
     let site = phone.site().await;
     let pulled = move |store: &Store| store.peer_cursor(site).unwrap().map_or(0, |cursor| cursor.base.0);
@@ -50,7 +51,9 @@ async fn installed(events: &mut SyncEvents) {
 /// Waits until so many chunks of a snapshot are on the disk.
 async fn has_chunks(replicator: &opor_sync::Replicator, held: u64, chunks: u64) {
     let enough = |status: &SyncStatus| match status {
-        SyncStatus::CatchingUp { by: CatchUp::Snapshot, done, total: Some(total) } => *done >= total * held / chunks,
+        SyncStatus::CatchingUp { by: CatchUp::Snapshot, done, total: Some(total) } => {
+            *done >= total * held / chunks
+        }
         _ => false,
     };
     becomes(&replicator.peers()[0], enough).await;
@@ -68,7 +71,8 @@ async fn who_is_behind_the_horizon_is_brought_in_step_and_keeps_its_writes() {
     let mut desk_events = at_desk.events();
     installed(&mut at_phone.events()).await;
     is_live(&at_phone.peers()[0]).await;
-    desk.says("what the phone wrote", "SELECT count(*) = 2 FROM todos WHERE id = 80000 OR note = 'mine'").await;
+    desk.says("what the phone wrote", "SELECT count(*) = 2 FROM todos WHERE id = 80000 OR note = 'mine'")
+        .await;
     desk.equals(&phone).await;
     assert_eq!(desk.rows().await.len(), 3_000 - 10 + 2);
     assert_eq!(tap.count(Kind::Offer), 1);
@@ -276,10 +280,7 @@ async fn two_snapshots_are_taken_one_after_the_other() {
     }
     let (first, second) = (order[0].1, order[2].1);
     assert_ne!(first, second);
-    assert_eq!(
-        order,
-        [("begun", first), ("installed", first), ("begun", second), ("installed", second)]
-    );
+    assert_eq!(order, [("begun", first), ("installed", first), ("begun", second), ("installed", second)]);
     is_live(&at_phone.peers()[0]).await;
     is_live(&at_phone.peers()[1]).await;
     for replica in [&one, &other] {

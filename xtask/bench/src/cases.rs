@@ -321,15 +321,30 @@ const WORST: &[Case] = &[
 const SYNC_MEGABYTES_MAX: f64 = 96.0;
 
 const SYNC: &[Case] = &[
-    Case::new(["P14", "live-p50", "live edit, until it is there, p50"], Alone(MILLIS), only_b(AtMost(2.0)), sync::live_p50)
-        .sides(OPOR)
-        .in_files(),
-    Case::new(["P14", "live-p99", "live edit, until it is there, p99"], Alone(MILLIS), only_b(AtMost(10.0)), sync::live_p99)
-        .sides(OPOR)
-        .in_files(),
-    Case::new(["", "catch-up", "catch up by the log, x applying it"], Alone(TIMES), two(AtMost(2.0)), sync::catch_up)
-        .sides(OPOR)
-        .in_files(),
+    Case::new(
+        ["P14", "live-p50", "live edit, until it is there, p50"],
+        Alone(MILLIS),
+        only_b(AtMost(2.0)),
+        sync::live_p50,
+    )
+    .sides(OPOR)
+    .in_files(),
+    Case::new(
+        ["P14", "live-p99", "live edit, until it is there, p99"],
+        Alone(MILLIS),
+        only_b(AtMost(10.0)),
+        sync::live_p99,
+    )
+    .sides(OPOR)
+    .in_files(),
+    Case::new(
+        ["", "catch-up", "catch up by the log, x applying it"],
+        Alone(TIMES),
+        two(AtMost(2.0)),
+        sync::catch_up,
+    )
+    .sides(OPOR)
+    .in_files(),
     Case::new(
         ["", "memory-sync", "memory, both sides, catching up with edits"],
         Alone(MEGABYTES),
@@ -347,18 +362,28 @@ const SYNC: &[Case] = &[
     .sizes(TENFOLD)
     .sides(COPY)
     .in_files(),
-    Case::new(["", "snapshot-clock", "a replica by snapshot, on the clock"], Alone(SECONDS), two(Open), sync::by_snapshot_clock)
-        .sizes(TENFOLD)
-        .sides(COPY)
-        .in_files(),
+    Case::new(
+        ["", "snapshot-clock", "a replica by snapshot, on the clock"],
+        Alone(SECONDS),
+        two(Open),
+        sync::by_snapshot_clock,
+    )
+    .sizes(TENFOLD)
+    .sides(COPY)
+    .in_files(),
     Case::new(["", "log-sync", "a replica by the log, x copying the file"], Ratio, two(Open), sync::by_log)
         .sizes(TENFOLD)
         .sides(COPY)
         .in_files(),
-    Case::new(["", "log-clock", "a replica by the log, on the clock"], Alone(SECONDS), two(Open), sync::by_log_clock)
-        .sizes(TENFOLD)
-        .sides(OPOR)
-        .in_files(),
+    Case::new(
+        ["", "log-clock", "a replica by the log, on the clock"],
+        Alone(SECONDS),
+        two(Open),
+        sync::by_log_clock,
+    )
+    .sizes(TENFOLD)
+    .sides(OPOR)
+    .in_files(),
 ];
 
 #[cfg(test)]

@@ -28,8 +28,11 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub(crate) async fn new() -> Self {
-        Self::of("CREATE TABLE todos(id INTEGER PRIMARY KEY NOT NULL, title TEXT, note TEXT)", &OpenOptions::new())
-            .await
+        Self::of(
+            "CREATE TABLE todos(id INTEGER PRIMARY KEY NOT NULL, title TEXT, note TEXT)",
+            &OpenOptions::new(),
+        )
+        .await
     }
 
     /// One with another table of todos, opened in another way.
@@ -58,8 +61,10 @@ impl Replica {
 
     /// Rows that do not compress: eighty letters each.
     pub(crate) async fn fill(&self, from: u32, to: u32) {
-        let numbers = format!("WITH RECURSIVE n(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i < {to})");
-        self.write(&format!("INSERT INTO todos(id, title) {numbers} SELECT i, hex(randomblob(40)) FROM n")).await;
+        let numbers =
+            format!("WITH RECURSIVE n(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i < {to})");
+        self.write(&format!("INSERT INTO todos(id, title) {numbers} SELECT i, hex(randomblob(40)) FROM n"))
+            .await;
     }
 
     /// Forgets all deletes, whoever has heard of them.
@@ -97,10 +102,11 @@ impl Replica {
 
     /// Files beside the database that have to do with snapshots.
     pub(crate) fn leftovers(&self) -> Vec<String> {
-        let names = std::fs::read_dir(self.folder.path()).expect("a folder").map(|entry| {
-            entry.expect("an entry").file_name().to_string_lossy().into_owned()
-        });
-        let mut names: Vec<_> = names.filter(|name| !name.starts_with("app.db") || name.contains("opor")).collect();
+        let names = std::fs::read_dir(self.folder.path())
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+        let mut names: Vec<_> =
+            names.filter(|name| !name.starts_with("app.db") || name.contains("opor")).collect();
         names.sort();
         names
     }

@@ -45,7 +45,8 @@ impl Pair {
     async fn connect(&self, snapshot_rows: u64) -> Result<[Replicator; 2]> {
         let listener = WebSocketListener::bind("127.0.0.1:0".parse()?, ListenOptions::default())?;
         let url = listener.address().to_owned();
-        let desk = Replicator::builder(self.desk.clone(), "bench").snapshot_rows(snapshot_rows).listen(listener);
+        let desk =
+            Replicator::builder(self.desk.clone(), "bench").snapshot_rows(snapshot_rows).listen(listener);
         let desk = desk.start().await?;
         let phone = Replicator::builder(self.phone.clone(), "bench").peer(WebSocketDialer::new(&url)?);
         let phone = phone.start().await?;
@@ -114,9 +115,7 @@ async fn insert(handle: &StoreHandle, setting: &Setting<'_>, number: usize) -> R
     let sql = crate::statements::Statements { shape: setting.shape, side: Side::Opor }.insert();
     let row = setting.shape.row(number);
     handle
-        .write(move |store: &mut Store| {
-            store.prepare(&sql)?.execute(params_from_iter(row.iter())).map(drop)
-        })
+        .write(move |store: &mut Store| store.prepare(&sql)?.execute(params_from_iter(row.iter())).map(drop))
         .await??;
     Ok(())
 }
