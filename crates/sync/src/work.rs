@@ -97,9 +97,14 @@ pub(crate) struct Piece {
 /// Reads a piece of the log; says too whether it was refused for good, not for its length.
 pub(crate) async fn read_log(store: StoreHandle, piece: Piece) -> Result<(Found, bool), Failed> {
     let Piece { cursor, changes_max, echoes, compress, far } = piece;
-    let Some(cursor) = cursor.as_ref().map_or(Some(StoreCursor::start()), of_store) else {
+    let Some(mut cursor) = cursor.as_ref().map_or(Some(StoreCursor::start()), of_store) else {
         return Ok((Found::Behind, true));
     };
+    // The start is a place of its own: it is before the horizon, and still no delete is missed there.
+    if !cursor.is_partial() && cursor != StoreCursor::start() {
+        // What the peer sent need not be read to be left out; after a catch-up that is everything.
+        cursor.base = echoes.past(cursor.base);
+    }
     let job = move |store: &Store| {
         let behind = |error| match error {
             ReadError::BehindHorizon { .. } => Ok((Found::Behind, true)),

@@ -16,15 +16,26 @@ use crate::common::{Replica, becomes, event, is_live, within};
 async fn apart(network: &MemoryNetwork, rows: u32) -> (Replica, Replica) {
     let (desk, phone) = (Replica::new().await, Replica::new().await);
     desk.fill(1, rows).await;
-    let at_desk = desk.sync().listen(network.listen("desk").expect("the name is free")).start().await.expect("it starts");
+    let at_desk = desk
+        .sync()
+        .listen(network.listen("desk").expect("the name is free"))
+        .start()
+        .await
+        .expect("it starts");
     // The phone tells at once that it has nothing else.
     let timeouts = Timeouts { cursor_ms: 1, ..Timeouts::default() };
     let mut desk_events = at_desk.events();
-    let at_phone =
-        phone.sync().timeouts(timeouts).peer(network.dialer("phone", "desk")).start().await.expect("it starts");
+    let at_phone = phone
+        .sync()
+        .timeouts(timeouts)
+        .peer(network.dialer("phone", "desk"))
+        .start()
+        .await
+        .expect("it starts");
     is_live(&at_phone.peers()[0]).await;
     let site = phone.site().await;
-    let pulled = move |store: &Store| store.peer_cursor(site).expect("it reads").map_or(0, |cursor| cursor.base.0);
+    let pulled =
+        move |store: &Store| store.peer_cursor(site).expect("it reads").map_or(0, |cursor| cursor.base.0);
     while desk.store.read(pulled).await.expect("the handle is open") == 0 {
         event(&mut desk_events, |event| matches!(event, SyncEvent::Merged { .. }).then_some(())).await;
     }
