@@ -210,7 +210,8 @@ pub enum Event {
     CaughtUp,
     /// The peer holds what this replica committed up to this cursor of its own.
     Acknowledged(Cursor),
-    /// The peer cannot continue from the cursor it was asked with. Nothing comes until [`Input::Restart`]. A replica that
+    /// The peer does not send its log after the cursor it was asked with: that history is gone, or a snapshot is the shorter
+    /// way. Nothing comes until [`Input::Restart`]. A replica that
     /// holds rows should take a snapshot: starting over does not bring deletes that are no longer on record.
     Behind {
         /// Whether a snapshot can be asked for.
