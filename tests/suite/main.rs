@@ -2,6 +2,7 @@
 
 mod adversary;
 mod compaction;
+mod connections;
 mod convergence;
 mod deviations;
 mod faults;

@@ -315,7 +315,7 @@ fn the_record_in_the_documentation_is_what_is_written() {
     exec(&store, "UPDATE todos SET done = 1 WHERE id = 2");
     exec(&store, "DELETE FROM todos WHERE id = 3");
     let tail = lines(&store, "SELECT lower(hex(body)) FROM opor_tail WHERE db_version = 3");
-    assert_eq!(tail, ["01010000000f480606000000030046120202561802"]);
+    assert_eq!(tail, ["0000010003080246180004"]);
 }
 
 /// A poll that finds nothing looks at shared memory only; it must see what others commit all the same, whatever the journal.
@@ -357,4 +357,32 @@ fn a_poll_follows_a_change_of_the_journal() {
         exec(&two, &format!("INSERT INTO foo VALUES ('{journal} {round}', 1, 1)"));
         assert_eq!(one.changes_since(now).expect("a poll").len(), 2, "{journal}");
     }
+}
+
+/// A second delivery is told by its cursor, and not looked at; what the cursor does not cover is merged.
+#[test]
+fn what_the_cursor_covers_is_not_merged_again() {
+    let source = memory(0xa, FOO, &["foo"]);
+    exec(&source, "INSERT INTO foo VALUES ('x', 1, 1)");
+    let first = source.changes(&Cursor::start(), 100).expect("the changes");
+    exec(&source, "UPDATE foo SET b = 2 WHERE a = 'x'");
+    let second = source.changes(&first.cursor, 100).expect("the changes");
+    let mut target = memory(0xb, FOO, &["foo"]);
+    let deliver = |target: &mut Store, changeset: &Changeset, cursor| {
+        let options = ApplyOptions { cursor: Some((site(0xa), cursor)), ..ApplyOptions::default() };
+        target.apply_with(changeset, &options).expect("it applies")
+    };
+    assert_eq!(deliver(&mut target, &first.changeset, first.cursor).rows_inserted, 1);
+    assert_eq!(deliver(&mut target, &second.changeset, second.cursor).cells_won, 1);
+    for batch in [&first, &second] {
+        let report = deliver(&mut target, &batch.changeset, batch.cursor);
+        assert!(report.held);
+        assert_eq!((report.unchanged, report.db_version), (0, None));
+    }
+    let stands = target.peer_cursor(site(0xa)).expect("a cursor");
+    assert_eq!(stands, Some(second.cursor), "an older delivery does not take the cursor back");
+    // Of another epoch, or of none, it says nothing.
+    let unknown = deliver(&mut target, &first.changeset, Cursor::at(DbVersion(1)));
+    assert!(!unknown.held);
+    assert_eq!(unknown.unchanged + unknown.cells_lost, first.changeset.len());
 }

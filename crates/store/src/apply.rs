@@ -74,6 +74,9 @@ pub enum ApplyError {
 pub struct ApplyOptions {
     /// Store this cursor for this peer in the same transaction as the changes. The peer also decides which local
     /// writes count as unseen when conflicts are looked for: those it has not acknowledged.
+    ///
+    /// Where the stored cursor says that all up to this one is held, the changeset is a second delivery. It is not looked
+    /// at, however large it is, and nothing is stored.
     pub cursor: Option<(SiteId, Cursor)>,
     /// Collect events. Without, rows are merged without being read first.
     pub events: bool,
@@ -100,6 +103,8 @@ pub struct ApplyReport {
     /// Rows that the peer had deleted and forgotten, and that something newer here brings back for everybody; only
     /// merging a snapshot finds such.
     pub rows_brought_back: usize,
+    /// The stored cursor says that all of it is held. Nothing of it was looked at, and the counts are 0.
+    pub held: bool,
     /// The version the merge took here; `None` when it changed nothing.
     pub db_version: Option<DbVersion>,
     /// What happened, row by row, when [`ApplyOptions::events`] asked for it.
@@ -183,6 +188,11 @@ impl Engine {
         direct: bool,
         reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, ApplyError> {
+        if let Some((peer, cursor)) = &options.cursor
+            && meta::pulled(self.db, *peer)?.is_some_and(|pulled| pulled.covers(cursor))
+        {
+            return Ok(ApplyReport { held: true, ..ApplyReport::default() });
+        }
         let newest = changeset.validate(&Limits::default())?;
         self.enlist()?;
         self.replay()?;

@@ -153,7 +153,7 @@ impl Block {
     }
 
     /// The rows that have any clock.
-    fn rows(&self) -> u32 {
+    pub(crate) fn rows(&self) -> u32 {
         self.groups.iter().fold(0, |rows, group| rows | group.rows)
     }
 
@@ -174,14 +174,6 @@ impl Block {
     pub(crate) fn tomb(&self, row: u32) -> Option<Tomb> {
         let CellClock { cv: cl, dv, seq, site, .. } = self.cell(row, ColSet::SENTINEL)?;
         (cl & 1 == 0).then_some(Tomb { cl, dv, seq, site })
-    }
-
-    /// Records that a row is gone.
-    pub(crate) fn bury(&mut self, row: u32, tomb: Tomb) {
-        let Tomb { cl, dv, seq, site } = tomb;
-        self.clear(1 << row);
-        let clock = CellClock { cv: cl, dv, shown_dv: dv, seq, site };
-        self.put(Group::of_row(row, ColSet::sentinel(), clock));
     }
 
     /// Writes a group over what was there.
@@ -298,13 +290,13 @@ const CELL_COLUMN_BITS: u32 = 3;
 
 /// The versions of the group before, which those of the next are told as differences from: groups stand in the order in
 /// which they were written, so the differences are small.
-#[derive(Clone, Copy)]
-struct Last {
-    dv: u64,
-    cv: u64,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Last {
+    pub(crate) dv: u64,
+    pub(crate) cv: u64,
 }
 
-fn encode_group(group: &Group, last: Last, out: &mut Vec<u8>) {
+pub(crate) fn encode_group(group: &Group, last: Last, out: &mut Vec<u8>) {
     let one = group.rows.is_power_of_two();
     let column = if one { group.cols.only() } else { None };
     let natural = group.stride == group.cols.len();
@@ -383,7 +375,7 @@ fn decode_rows_and_cols(reader: &mut Reader<'_>, flags: u8) -> Result<(u32, ColS
     Ok((rows, cols))
 }
 
-fn decode_group(reader: &mut Reader<'_>, last: Last) -> Result<Group, DamagedRecord> {
+pub(crate) fn decode_group(reader: &mut Reader<'_>, last: Last) -> Result<Group, DamagedRecord> {
     let flags = reader.byte()?;
     let on = |bit: u8| flags & bit != 0;
     let (rows, cols) = decode_rows_and_cols(reader, flags)?;
@@ -482,7 +474,7 @@ mod tests {
         assert_eq!(block.groups.len(), 2, "nothing is left of the first group");
         block.clear(0b010);
         assert_eq!((block.live(), block.cl(1), block.cl(0)), (0b101, 0, 1));
-        block.bury(0, Tomb { cl: 2, dv: 4, seq: 0, site: 0 });
+        block.put(group(0b001, ColSet::SENTINEL, 4, 2, 0));
         assert_eq!((block.live(), block.dead(), block.cl(0)), (0b100, 0b001, 2));
     }
 

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use opor_core::{Cid, PackedKey, Value, ValueRef};
+use opor_core::{Cid, PackedColumn, PackedKey, Value, ValueRef};
 use rusqlite::Error;
 use rustc_hash::FxHashMap;
 
@@ -121,12 +121,18 @@ impl Table {
 
     /// Whether a key has the shape of this table's: every column stores its value as it is.
     pub(crate) fn fits(&self, key: &PackedKey) -> bool {
-        let kept = |(column, value): (&KeyColumn, ValueRef<'_>)| match value {
-            ValueRef::Integer(_) => column.affinity.keeps(value),
+        let kept = |(column, value): (&KeyColumn, PackedColumn<'_>)| match value {
+            PackedColumn::Null => false,
+            PackedColumn::Integer(value) => column.affinity.keeps(ValueRef::Integer(value)),
             _ if self.rowid_is_key => false,
-            value => column.affinity.keeps(value),
+            PackedColumn::Real(value) => column.affinity.keeps(ValueRef::Real(value)),
+            PackedColumn::Text(_) if column.affinity == Affinity::Text => true,
+            PackedColumn::Text(text) => {
+                column.affinity.keeps(ValueRef::Text(std::str::from_utf8(text).unwrap_or_default()))
+            }
+            PackedColumn::Blob(bytes) => column.affinity.keeps(ValueRef::Blob(bytes)),
         };
-        key.column_count() == self.key.len() && self.key.iter().zip(key.columns()).all(kept)
+        key.column_count() == self.key.len() && self.key.iter().zip(key.packed_columns()).all(kept)
     }
 
     /// The table's name in SQL, so that no temporary table of the same name stands before it.

@@ -7,13 +7,15 @@ use std::rc::Rc;
 
 use opor_core::{PackedKey, ValueRef};
 use rusqlite::Error;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::block::{BLOCK_SHIFT, Block};
+use crate::block::{BLOCK_SHIFT, Block, CellClock, Group};
 use crate::catalog::Table;
+use crate::colset::ColSet;
+use crate::journal::{Entries, Entry, Journal};
 use crate::sqlite::{Db, Stmt, failure};
 use crate::tombs::{Tomb, TombId, Tombs, compact};
-use crate::varint::{self, DamagedRecord, Reader};
+use crate::varint::DamagedRecord;
 
 /// Where a block is: the table's id and the block's number.
 pub(crate) type BlockId = (u32, i64);
@@ -24,9 +26,17 @@ pub(crate) struct Record {
     pub(crate) key: Option<Box<[u8]>>,
     /// It was read from the clock table: it is written over there, unless it has been deleted since.
     pub(crate) stored: bool,
+    /// The version of the commit of the tail that changed it last.
+    filed: u64,
 }
 
 impl Record {
+    /// As it stands in the clock table.
+    pub(crate) fn stored(max_dv: u64, groups: &[u8], key: &[u8]) -> Result<Self, DamagedRecord> {
+        let block = Block::decode(max_dv, groups)?;
+        Ok(Self { block, key: (!key.is_empty()).then(|| key.into()), stored: true, filed: 0 })
+    }
+
     /// Runs a statement that writes the record; `groups` are its encoded groups.
     fn write(&self, stmt: &mut Stmt, block: i64, groups: &[u8]) -> Result<(), Error> {
         let mut run = stmt.start();
@@ -51,6 +61,10 @@ pub(crate) struct Layer {
     pub(crate) blocks: FxHashMap<BlockId, Record>,
     /// `None` says the tombstone is gone.
     pub(crate) tombs: FxHashMap<TombId, Option<Tomb>>,
+    /// Which commit of the tail changed which block, oldest first: what is new is at the end.
+    order: Vec<(u64, BlockId)>,
+    /// The newest commit of the tail that changed a tombstone.
+    tombs_filed: u64,
 }
 
 impl Layer {
@@ -63,8 +77,7 @@ impl Layer {
     }
 
     pub(crate) fn clear(&mut self) {
-        self.blocks = FxHashMap::default();
-        self.tombs = FxHashMap::default();
+        *self = Self::default();
     }
 
     fn append(&mut self, upper: &mut Self) {
@@ -72,57 +85,25 @@ impl Layer {
         self.tombs.extend(upper.tombs.drain());
     }
 
-    /// As one record of the tail; `dv` is the version it is filed under.
-    pub(crate) fn encode(&self, dv: u64, out: &mut Vec<u8>) {
-        varint::put(self.blocks.len() as u64, out);
-        let mut groups = Vec::with_capacity(256);
-        for ((table, number), record) in &self.blocks {
-            varint::put(u64::from(*table), out);
-            varint::put_signed(*number, out);
-            varint::put(dv.saturating_sub(record.block.max_dv), out);
-            varint::put_bytes(record.key.as_deref().unwrap_or_default(), out);
-            groups.clear();
-            record.block.encode(&mut groups);
-            varint::put_bytes(&groups, out);
-        }
-        for ((table, key), tomb) in &self.tombs {
-            varint::put(u64::from(*table), out);
-            varint::put_bytes(key, out);
-            match tomb {
-                None => varint::put(0, out),
-                Some(tomb) => {
-                    varint::put(tomb.cl, out);
-                    varint::put(dv.saturating_sub(tomb.dv), out);
-                    varint::put(tomb.seq, out);
-                    varint::put(u64::from(tomb.site), out);
-                }
-            }
+    /// Notes that a commit of the tail changed a block.
+    fn file(&mut self, dv: u64, id: BlockId) {
+        if let Some(record) = self.blocks.get_mut(&id).filter(|record| record.filed != dv) {
+            record.filed = dv;
+            self.order.push((dv, id));
         }
     }
 
-    /// Lays a record of the tail over this layer.
-    pub(crate) fn decode(&mut self, dv: u64, bytes: &[u8]) -> Result<(), DamagedRecord> {
-        let mut reader = Reader(bytes);
-        for _ in 0..reader.varint()? {
-            let id = (reader.small()?, reader.signed()?);
-            let max_dv = dv.checked_sub(reader.varint()?).ok_or(DamagedRecord)?;
-            let key = reader.bytes()?;
-            let block = Block::decode(max_dv, reader.bytes()?)?;
-            let key = (!key.is_empty()).then(|| key.into());
-            self.blocks.insert(id, Record { block, key, stored: false });
-        }
-        while !reader.is_empty() {
-            let id = (reader.small()?, reader.bytes()?.into());
-            let cl = reader.varint()?;
-            let tomb = if cl == 0 {
-                None
-            } else {
-                let dv = dv.checked_sub(reader.varint()?).ok_or(DamagedRecord)?;
-                Some(Tomb { cl, dv, seq: reader.varint()?, site: reader.small()? })
-            };
-            self.tombs.insert(id, tomb);
-        }
-        Ok(())
+    /// The blocks that commits of the tail after `base` changed.
+    pub(crate) fn blocks_since(&self, base: u64) -> impl Iterator<Item = (BlockId, &Record)> {
+        self.order.iter().rev().take_while(move |(dv, _)| *dv > base).filter_map(|(dv, id)| {
+            // One that was changed again later is told of there.
+            self.blocks.get(id).filter(|record| record.filed == *dv).map(|record| (*id, record))
+        })
+    }
+
+    /// The tombstones, unless no commit of the tail after `base` changed one.
+    pub(crate) fn tombs_since(&self, base: u64) -> impl Iterator<Item = (&TombId, &Option<Tomb>)> {
+        self.tombs.iter().take(if self.tombs_filed > base { usize::MAX } else { 0 })
     }
 }
 
@@ -151,10 +132,14 @@ pub(crate) struct Clocks {
     db: Db,
     pub(crate) staged: Layer,
     pub(crate) mirror: Layer,
+    /// What `staged` did to the blocks below it.
+    journal: Journal,
     sql: FxHashMap<u32, ClockSql>,
     tombs: Tombs,
     /// The block read last, as it is in the clock table: neighbours are often asked for in turn.
     cached: Option<(BlockId, Record)>,
+    /// The tables on record; what the tail says of others is about tables that are gone.
+    pub(crate) known: FxHashSet<u32>,
     /// Mixed into hashes of keys, so that nobody outside can make keys collide.
     pub(crate) hash_seed: u64,
     /// By table, the longest causal length among tombstones that compaction has dropped.
@@ -185,9 +170,11 @@ impl Clocks {
             db,
             staged: Layer::default(),
             mirror: Layer::default(),
+            journal: Journal::default(),
             sql: FxHashMap::default(),
             tombs: Tombs::new(db),
             cached: None,
+            known: FxHashSet::default(),
             hash_seed: 0,
             cut_lengths: FxHashMap::default(),
         }
@@ -200,9 +187,8 @@ impl Clocks {
         self.cached = None;
     }
 
-    /// Forgets what was derived from the file, because another connection may have changed it.
-    pub(crate) fn forget_file(&mut self) {
-        self.mirror.clear();
+    /// Forgets what was derived from the clock tables, because another connection may have changed them.
+    pub(crate) fn forget_tables(&mut self) {
         self.cached = None;
         self.tombs.forget_file();
         self.sql.values_mut().for_each(|sql| sql.end = i64::MAX);
@@ -228,10 +214,71 @@ impl Clocks {
         }
     }
 
-    /// Makes what was staged the committed state.
-    pub(crate) fn publish(&mut self) {
+    /// Makes what was staged the committed state, as a commit of the tail.
+    pub(crate) fn publish(&mut self, dv: u64) {
         let Self { staged, mirror, .. } = self;
-        mirror.append(staged);
+        for (id, record) in staged.blocks.drain() {
+            mirror.order.push((dv, id));
+            mirror.blocks.insert(id, Record { filed: dv, ..record });
+        }
+        if !staged.tombs.is_empty() {
+            mirror.tombs_filed = dv;
+            mirror.tombs.extend(staged.tombs.drain());
+        }
+        self.journal.clear();
+    }
+
+    /// Forgets what was staged. Blocks of the mirror may go with it: unless it was folded, the tail has to be read again.
+    pub(crate) fn discard_staged(&mut self) {
+        self.staged.clear();
+        self.journal.clear();
+    }
+
+    /// What was staged as one record of the tail; `None` when it is too much for that.
+    pub(crate) fn encode_staged(&self, dv: u64) -> Option<Vec<u8>> {
+        if self.journal.is_full() {
+            return None;
+        }
+        let mut body = Vec::with_capacity(512);
+        self.journal.encode(dv, self.staged.tombs.iter(), &mut body);
+        Some(body)
+    }
+
+    /// Lays a record of the tail over the mirror.
+    pub(crate) fn lay(&mut self, dv: u64, bytes: &[u8]) -> Result<LaidStamp, Error> {
+        let mut entries = Entries::new(dv, bytes).map_err(damaged)?;
+        let mut stamp = 0;
+        while let Some(entry) = entries.next().map_err(damaged)? {
+            match entry {
+                Entry::Key(id, key) if self.known.contains(&id.0) => self.below(id)?.key = Some(key.into()),
+                Entry::Clear(id, rows) if self.known.contains(&id.0) => self.below(id)?.block.clear(rows),
+                Entry::Put(id, group) if self.known.contains(&id.0) => {
+                    if !group.cols.contains(ColSet::SENTINEL) {
+                        stamp = group.cv.max(stamp);
+                    }
+                    self.below(id)?.block.put(group);
+                }
+                Entry::Tomb(table, key, tomb) if self.known.contains(&table) => {
+                    self.mirror.tombs.insert((table, key.into()), tomb);
+                    self.mirror.tombs_filed = dv;
+                    continue;
+                }
+                _ => continue,
+            }
+            if let Some(id) = entries.block() {
+                self.mirror.file(dv, id);
+            }
+        }
+        Ok(LaidStamp(stamp))
+    }
+
+    /// A block of the mirror, to be changed as a record of the tail says.
+    fn below(&mut self, id: BlockId) -> Result<&mut Record, Error> {
+        if !self.mirror.blocks.contains_key(&id) {
+            let record = self.read_block(id)?.unwrap_or_default();
+            self.mirror.blocks.insert(id, record);
+        }
+        Ok(self.mirror.blocks.get_mut(&id).expect("it was there or has just been inserted"))
     }
 
     fn clock_sql(&mut self, table: u32) -> Result<&mut ClockSql, Error> {
@@ -265,9 +312,7 @@ impl Clocks {
         if !row.step()? {
             return Ok(None);
         }
-        let block = Block::decode(row.integer(0).cast_unsigned(), row.blob(1)).map_err(damaged)?;
-        let key = row.blob(2);
-        Ok(Some(Record { block, key: (!key.is_empty()).then(|| key.into()), stored: true }))
+        Record::stored(row.integer(0).cast_unsigned(), row.blob(1), row.blob(2)).map(Some).map_err(damaged)
     }
 
     /// Learns where the clock table ends, so that a bulk insert need not look for blocks that cannot exist.
@@ -296,15 +341,17 @@ impl Clocks {
     }
 
     /// A block, to be changed in the open transaction.
-    pub(crate) fn stage(&mut self, id: BlockId) -> Result<&mut Record, Error> {
+    pub(crate) fn stage(&mut self, id: BlockId) -> Result<Staged<'_>, Error> {
         if !self.staged.blocks.contains_key(&id) {
-            let record = match self.mirror.blocks.get(&id) {
-                Some(record) => record.clone(),
+            // It comes back to the mirror when it is published. If it never is, the tail is read again.
+            let record = match self.mirror.blocks.remove(&id) {
+                Some(record) => record,
                 None => self.read_block(id)?.unwrap_or_default(),
             };
             self.staged.blocks.insert(id, record);
         }
-        Ok(self.staged.blocks.get_mut(&id).expect("it was there or has just been inserted"))
+        let record = self.staged.blocks.get_mut(&id).expect("it was there or has just been inserted");
+        Ok(Staged { record, journal: &mut self.journal, id })
     }
 
     /// Where a row of a keyed table is, or would be: its block number, and whether it is there.
@@ -360,7 +407,7 @@ impl Clocks {
     pub(crate) fn bury(&mut self, table: &Table, key: &[u8], tomb: Tomb) -> Result<(), Error> {
         if table.rowid_is_key {
             let (block, bit) = block_of(rowid_of(key));
-            self.stage((table.id, block))?.block.bury(bit, tomb);
+            self.stage((table.id, block))?.bury(bit, tomb);
             return Ok(());
         }
         self.tombs.expect(table.id);
@@ -379,6 +426,7 @@ impl Clocks {
     /// Writes the mirror and what is staged into the clock tables; the tail is then empty.
     pub(crate) fn fold(&mut self) -> Result<(), Error> {
         self.cached = None;
+        self.journal.clear();
         let mut layer = std::mem::take(&mut self.mirror);
         if layer.is_empty() {
             layer = std::mem::take(&mut self.staged);
@@ -432,6 +480,70 @@ impl Clocks {
         }
         let (block, bit) = block_of(rowid);
         Ok(((table.id, block), bit))
+    }
+}
+
+/// The greatest stamp in a record of the tail.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LaidStamp(pub(crate) u64);
+
+/// A block of the open transaction, to be changed: what is done to it goes on record.
+#[derive(Debug)]
+pub(crate) struct Staged<'a> {
+    record: &'a mut Record,
+    journal: &'a mut Journal,
+    id: BlockId,
+}
+
+impl std::ops::Deref for Staged<'_> {
+    type Target = Block;
+
+    fn deref(&self) -> &Block {
+        &self.record.block
+    }
+}
+
+impl Staged<'_> {
+    /// Writes a group over what was there.
+    pub(crate) fn put(&mut self, group: Group) {
+        self.journal.put(self.id, &group);
+        self.record.block.put(group);
+    }
+
+    /// Writes rows that are new; nothing is known of them.
+    pub(crate) fn put_new(&mut self, group: Group) {
+        self.journal.put(self.id, &group);
+        self.record.block.put_new(group);
+    }
+
+    /// Forgets rows.
+    pub(crate) fn clear(&mut self, rows: u32) {
+        if self.rows() & rows != 0 {
+            self.journal.clear_rows(self.id, rows);
+            self.record.block.clear(rows);
+        }
+    }
+
+    /// Records that a row is gone.
+    pub(crate) fn bury(&mut self, row: u32, tomb: Tomb) {
+        let Tomb { cl, dv, seq, site } = tomb;
+        self.clear(1 << row);
+        let clock = CellClock { cv: cl, dv, shown_dv: dv, seq, site };
+        self.put(Group::of_row(row, ColSet::sentinel(), clock));
+    }
+
+    /// Says whose clocks these are, in a keyed table.
+    pub(crate) fn name(&mut self, key: &[u8]) {
+        if self.record.key.is_none() {
+            self.journal.key(self.id, key);
+            self.record.key = Some(key.into());
+        }
+    }
+
+    /// Puts another block in its place, by which the commit is none for the tail.
+    pub(crate) fn replace(&mut self, block: Block) {
+        self.journal.give_up();
+        self.record.block = block;
     }
 }
 

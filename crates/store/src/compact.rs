@@ -289,7 +289,7 @@ impl Engine {
                 batch.dropped += u64::from(swept.dropped);
                 batch.tidied += 1;
                 // What has no groups goes when it is folded.
-                self.clocks.borrow_mut().stage((table, stored.number))?.block = swept.block;
+                self.clocks.borrow_mut().stage((table, stored.number))?.replace(swept.block);
             }
         }
         self.finish_batch(batch, lengths)

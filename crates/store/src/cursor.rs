@@ -39,6 +39,13 @@ impl Cursor {
         Self { base, epoch: None, position: None }
     }
 
+    /// Whether who stands here holds all that `other` says is held; `false` may be wrong where epochs differ, or where
+    /// one is not known.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        let same_epoch = self.epoch.is_some() && self.epoch == other.epoch;
+        same_epoch && other.position.is_none() && other.base <= self.base
+    }
+
     /// Whether a pull in pieces is under way.
     #[must_use]
     pub const fn is_partial(&self) -> bool {

@@ -27,9 +27,9 @@ use crate::wal_index::{WalHeader, WalIndex};
 
 /// Does nothing, to a table that holds nothing: having touched it is what counts.
 const ENLIST: &str = "DELETE FROM opor_commit_hook WHERE 0";
-/// The most commits in the tail: reading it at open, and looking through it in a poll, stays well under a millisecond.
-const TAIL_COMMITS_MAX: usize = 256;
-/// The most bytes in the tail, which holds whole blocks: where they are large a longer tail saves no page.
+/// The most commits in the tail. Reading all of it, once at open, stays at a millisecond or two; a longer tail saves no page.
+const TAIL_COMMITS_MAX: usize = 1024;
+/// The most bytes in the tail: what a reader reads at open, and eight pages of the file.
 const TAIL_BYTES_MAX: usize = 32 << 10;
 /// A commit that touches more blocks than this goes to the clock tables at once.
 const TAIL_BLOCKS_MAX: usize = 64;
@@ -123,6 +123,7 @@ struct EngineSql {
     /// Moves when another connection has committed.
     data_version: Stmt,
     tail_put: Stmt,
+    tail_after: Stmt,
 }
 
 impl EngineSql {
@@ -193,6 +194,8 @@ impl Engine {
             schema_version: db.prepare("PRAGMA main.schema_version")?,
             data_version: db.prepare("PRAGMA main.data_version")?,
             tail_put: db.prepare("INSERT OR REPLACE INTO opor_tail(db_version, body) VALUES (?, ?)")?,
+            tail_after: db
+                .prepare("SELECT db_version, body FROM opor_tail WHERE db_version > ? ORDER BY db_version")?,
         });
         self.refresh()
     }
@@ -256,7 +259,7 @@ impl Engine {
         self.enlisted.set(true);
         self.find_wal_index();
         self.header_at_enlist.set(self.header());
-        self.refresh_at(Some(version))?;
+        self.refresh_behind(self.header_at_enlist.get(), Some(version))?;
         // Nobody else can commit now: what is in memory is what the header tells of.
         self.seen_header.set(self.header_at_enlist.get());
         self.backfill_renamed()
@@ -404,7 +407,7 @@ impl Engine {
         numbering.used = numbering.used.max(numbering.dv);
         let (block, bit) = block_of(row);
         let mut clocks = self.clocks.borrow_mut();
-        clocks.stage((table.id, block))?.block.put(Group::of_row(bit, cols.clone(), clock));
+        clocks.stage((table.id, block))?.put(Group::of_row(bit, cols.clone(), clock));
         self.numbering.set(Some(numbering));
         Ok(())
     }
@@ -469,9 +472,7 @@ impl Engine {
             && !self.folded.get()
             // The tail files one record a version.
             && numbering.used > self.db_version();
-        if small {
-            let mut body = Vec::with_capacity(512);
-            clocks.staged.encode(numbering.used, &mut body);
+        if let Some(body) = small.then(|| clocks.encode_staged(numbering.used)).flatten() {
             let mut sql = self.sql.borrow_mut();
             let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
             let mut put = sql.tail_put.start();
@@ -508,7 +509,7 @@ impl Engine {
         let mut clocks = self.clocks.borrow_mut();
         self.folded.set(true);
         clocks.fold()?;
-        clocks.staged.clear();
+        clocks.discard_staged();
         drop(clocks);
         self.db.exec("DELETE FROM opor_tail")?;
         let hlc = self.hybrid.borrow().last().version().0;
@@ -579,10 +580,10 @@ impl Engine {
             }
         }
         if self.folded.get() || self.reread.get() {
-            clocks.staged.clear();
+            clocks.discard_staged();
             self.stale.set(self.stale.get() || self.reread.replace(false));
-        } else {
-            clocks.publish();
+        } else if let Some(numbering) = self.numbering.get() {
+            clocks.publish(numbering.used);
         }
         drop(clocks);
         // Only the commit that has just been made lies between; it is in memory too.
@@ -604,7 +605,7 @@ impl Engine {
     /// `xRollback`: nothing happened.
     pub(crate) fn after_rollback(&self) {
         self.forget_promise();
-        self.clocks.borrow_mut().staged.clear();
+        self.clocks.borrow_mut().discard_staged();
         // What was read within the transaction, the schema included, may have been its own.
         self.stale.set(true);
         self.reread.set(false);
@@ -641,7 +642,7 @@ impl Engine {
         let undone = self.notes.borrow_mut().rollback_to(level, |note| seqs_of(&catalog, note));
         let baked = self.notes.borrow().baked > 0;
         if undone {
-            self.clocks.borrow_mut().staged.clear();
+            self.clocks.borrow_mut().discard_staged();
             self.numbering.set(if baked { self.baked_numbering.get() } else { None });
             // What is in the file of this transaction is not staged any more, so the end reads it.
             self.reread.set(self.reread.get() || baked);

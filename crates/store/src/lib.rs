@@ -24,6 +24,7 @@ mod gap;
 mod handle;
 mod hook;
 mod horizon;
+mod journal;
 mod merge;
 mod meta;
 mod notes;

@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use opor_core::{
-    CausalLength, ColVersion, Incoming, LocalRow, Outcome, PackedKey, SiteId, Value, ValueRef, decide,
+    CausalLength, ColVersion, Incoming, LocalRow, Outcome, PackedColumn, PackedKey, SiteId, Value, ValueRef,
+    decide,
 };
 use rusqlite::Error;
 use rustc_hash::FxHashMap;
@@ -622,6 +623,11 @@ fn shape_of(row: &IncomingRow<'_>, won: &[usize]) -> ColSet {
 }
 
 fn bind_key<'r>(run: &mut Run<'r>, key: &'r PackedKey) -> Result<(), Error> {
-    let mut columns = key.columns();
-    columns.try_for_each(|column| run.bind(column))
+    key.packed_columns().try_for_each(|column| match column {
+        PackedColumn::Null => run.bind(ValueRef::Null),
+        PackedColumn::Integer(value) => run.bind(ValueRef::Integer(value)),
+        PackedColumn::Real(value) => run.bind(ValueRef::Real(value)),
+        PackedColumn::Text(text) => run.bind_text_bytes(text),
+        PackedColumn::Blob(bytes) => run.bind(ValueRef::Blob(bytes)),
+    })
 }

@@ -12,7 +12,7 @@ use crate::repair::Incident;
 use crate::sqlite::{Db, failure, quote};
 
 /// The layout this code writes. A file with a larger number is refused.
-pub(crate) const FORMAT: i64 = 2;
+pub(crate) const FORMAT: i64 = 3;
 
 /// Tombstones, in chunks of neighbouring keys of one table.
 pub(crate) const TOMBSTONES: &str = "

@@ -8,7 +8,7 @@ use opor_core::{CausalLength, Cell, Changeset, Clock, ColVersion, DbVersion, Pac
 use rusqlite::Error;
 use rustc_hash::FxHashMap;
 
-use crate::block::{BLOCK_SHIFT, Block, CellClock};
+use crate::block::{BLOCK_SHIFT, CellClock};
 use crate::catalog::{Catalog, Table};
 use crate::clocks::{BlockId, Record, damaged, key_of};
 use crate::colset::ColSet;
@@ -68,10 +68,29 @@ impl Engine {
         Ok(Some(Batch { changeset: Changeset::new(), cursor, done: true }))
     }
 
+    /// What the tail holds after `cursor`, without a transaction around it: nobody commits meanwhile, or `None`.
+    pub(crate) fn batch_of_tail(
+        &self,
+        cursor: &Cursor,
+        changes_max: usize,
+    ) -> Result<Option<Batch>, ReadError> {
+        let Some(header) = self.current_header() else { return Ok(None) };
+        if cursor.position.is_some() || !self.is_layered_since(cursor.base.0) {
+            return Ok(None);
+        }
+        let batch = self.walk(cursor, changes_max);
+        // What was read belongs together only if all of it is of one commit.
+        if self.current_header() == Some(header) { batch.map(Some) } else { Ok(None) }
+    }
+
     /// The next piece after `cursor`, within a read transaction.
     pub(crate) fn batch(&self, cursor: &Cursor, changes_max: usize) -> Result<Batch, ReadError> {
         self.refresh()?;
         self.replay()?;
+        self.walk(cursor, changes_max)
+    }
+
+    fn walk(&self, cursor: &Cursor, changes_max: usize) -> Result<Batch, ReadError> {
         let epoch = self.meta.borrow().epoch;
         if self.is_behind(cursor)? {
             return Err(ReadError::BehindHorizon { cursor: *cursor });
@@ -153,9 +172,7 @@ impl Engine {
                 continue;
             }
             let max_dv = rows.integer(0).cast_unsigned();
-            let block = Block::decode(max_dv, rows.blob(2)).map_err(damaged)?;
-            let key = rows.blob(3);
-            let record = Record { block, key: (!key.is_empty()).then(|| key.into()), stored: true };
+            let record = Record::stored(max_dv, rows.blob(2), rows.blob(3)).map_err(damaged)?;
             let at = Position { dv: max_dv, table: table.id, place: id.1 };
             stops.push((at, Stop::Block(id, record)));
         }
@@ -202,14 +219,15 @@ impl Engine {
     fn layered_stops(&self, base: u64, from: Option<Position>, stops: &mut Vec<(Position, Stop)>) {
         let clocks = self.clocks.borrow();
         let wanted = |at: &Position| at.dv > base && from.is_none_or(|from| *at > from);
-        let lower = clocks.mirror.blocks.iter().filter(|(id, _)| !clocks.staged.blocks.contains_key(id));
-        for (id, record) in clocks.staged.blocks.iter().chain(lower) {
+        let staged = clocks.staged.blocks.iter().map(|(id, record)| (*id, record));
+        let lower = clocks.mirror.blocks_since(base).filter(|(id, _)| !clocks.staged.blocks.contains_key(id));
+        for (id, record) in staged.chain(lower) {
             let at = Position { dv: record.block.max_dv, table: id.0, place: id.1 };
             if !record.block.groups.is_empty() && wanted(&at) {
-                stops.push((at, Stop::Block(*id, record.clone())));
+                stops.push((at, Stop::Block(id, record.clone())));
             }
         }
-        let lower = clocks.mirror.tombs.iter().filter(|(id, _)| !clocks.staged.tombs.contains_key(id));
+        let lower = clocks.mirror.tombs_since(base).filter(|(id, _)| !clocks.staged.tombs.contains_key(id));
         let mut tombs: BTreeMap<Position, Vec<_>> = BTreeMap::new();
         for (id, tomb) in clocks.staged.tombs.iter().chain(lower) {
             let Some(tomb) = tomb else { continue };

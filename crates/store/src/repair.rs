@@ -96,7 +96,7 @@ impl Engine {
         for ((_, cells), rowid) in clocks.into_iter().zip(rowids) {
             let (number, bit) = block_of(rowid);
             let mut clocks = self.clocks.borrow_mut();
-            put_cells(&mut clocks.stage((table.id, number))?.block, bit, cells);
+            put_cells(&mut clocks.stage((table.id, number))?, bit, cells);
         }
         self.fold_now()
     }

@@ -6,7 +6,7 @@ use rusqlite::Error;
 
 use crate::block::{BLOCK_SHIFT, Block, CellClock, Group};
 use crate::catalog::{Catalog, Table};
-use crate::clocks::{BlockId, Clocks};
+use crate::clocks::{BlockId, Clocks, Staged};
 use crate::colset::ColSet;
 use crate::notes::{BackfillRows, MergeOp, Note, Notes};
 use crate::tombs::Tomb;
@@ -169,7 +169,7 @@ impl Replay<'_> {
         let cv = if bare { cl } else { self.numbering.first_cv() };
         let dv = self.numbering.dv;
         for (number, rows) in block_masks(first, count) {
-            let block = &mut self.clocks.stage((table.id, number))?.block;
+            let mut block = self.clocks.stage((table.id, number))?;
             if block.groups.is_empty() || block.dead() & rows == 0 {
                 if !block.groups.is_empty() {
                     block.clear(rows);
@@ -188,19 +188,19 @@ impl Replay<'_> {
             let bits = (0..u32::BITS).filter(|bit| rows >> bit & 1 == 1);
             for bit in bits {
                 let cl = block.tomb(bit).map_or(cl, |tomb| tomb.cl + 1);
-                insert_row(self.numbering, table, block, bit, cl);
+                insert_row(self.numbering, table, &mut block, bit, cl);
             }
         }
         Ok(())
     }
 
-    fn stage_row(&mut self, table: &Rc<Table>, row: i64, key: &[u8]) -> Result<(&mut Block, u32), Error> {
+    fn stage_row(&mut self, table: &Rc<Table>, row: i64, key: &[u8]) -> Result<(Staged<'_>, u32), Error> {
         let (id, bit) = self.clocks.place_of(table, row, key)?;
-        let record = self.clocks.stage(id)?;
-        if table.keyed && record.key.is_none() {
-            record.key = Some(key.into());
+        let mut block = self.clocks.stage(id)?;
+        if table.keyed {
+            block.name(key);
         }
-        Ok((&mut record.block, bit))
+        Ok((block, bit))
     }
 
     fn insert(&mut self, table: &Rc<Table>, row: i64, key: &[u8]) -> Result<(), Error> {
@@ -210,8 +210,8 @@ impl Replay<'_> {
         }
         let mut numbering = *self.numbering;
         let cl = tomb.map_or(self.clocks.first_cl(table.id), |tomb| tomb.cl + 1);
-        let (block, bit) = self.stage_row(table, row, key)?;
-        insert_row(&mut numbering, table, block, bit, cl);
+        let (mut block, bit) = self.stage_row(table, row, key)?;
+        insert_row(&mut numbering, table, &mut block, bit, cl);
         *self.numbering = numbering;
         Ok(())
     }
@@ -239,7 +239,7 @@ impl Replay<'_> {
     /// Raises the versions of `cols` in `rows` of one block. Cells that were at one version go on as one group.
     fn bump(&mut self, id: BlockId, rows: u32, cols: &ColSet, anchor: i64, stride: u32) -> Result<(), Error> {
         let numbering = *self.numbering;
-        let block = &mut self.clocks.stage(id)?.block;
+        let mut block = self.clocks.stage(id)?;
         let dv = numbering.dv;
         let mut first: Option<Vec<(u32, u64, u64)>> = None;
         let mut same = true;
@@ -255,12 +255,12 @@ impl Replay<'_> {
                 }
             }
         }
-        let put = |block: &mut Block, rows, cols: ColSet, cv, anchor| {
+        let put = |block: &mut Staged<'_>, rows, cols: ColSet, cv, anchor| {
             block.put(Group { rows, cols, cv, dv, shown_dv: dv, anchor, stride, site: 0 });
         };
         if same {
             for (hit, cv, own_dv) in first.into_iter().flatten() {
-                put(block, hit, cols.clone(), numbering.next_cv(cv, own_dv == dv), anchor);
+                put(&mut block, hit, cols.clone(), numbering.next_cv(cv, own_dv == dv), anchor);
             }
             return Ok(());
         }
@@ -269,19 +269,19 @@ impl Replay<'_> {
             block.versions(rows, bit, &mut versions);
             for (hit, cv, own_dv) in versions {
                 let cv = numbering.next_cv(cv, own_dv == dv);
-                put(block, hit, ColSet::one(bit), cv, anchor + rank as i64);
+                put(&mut block, hit, ColSet::one(bit), cv, anchor + rank as i64);
             }
         }
         Ok(())
     }
 
     fn relocate(&mut self, table: &Rc<Table>, old: i64, row: i64, cols: &ColSet) -> Result<(), Error> {
-        let (block, bit) = self.stage_row(table, old, &[])?;
-        let cells = row_cells(block, bit);
+        let (mut block, bit) = self.stage_row(table, old, &[])?;
+        let cells = row_cells(&block, bit);
         block.clear(1 << bit);
-        let (block, bit) = self.stage_row(table, row, &[])?;
+        let (mut block, bit) = self.stage_row(table, row, &[])?;
         block.clear(1 << bit);
-        put_cells(block, bit, cells);
+        put_cells(&mut block, bit, cells);
         self.updates(table, row, 1, cols)
     }
 
@@ -301,20 +301,20 @@ impl Replay<'_> {
                 for key in keys {
                     let seq = self.numbering.seq;
                     self.numbering.seq += u64::from(stride);
-                    let (block, bit) = self.stage_row(table, 0, key)?;
-                    if !has_any(block, bit, cols) {
+                    let (mut block, bit) = self.stage_row(table, 0, key)?;
+                    if !has_any(&block, bit, cols) {
                         block.put(Group::of_row(bit, cols.clone(), clock(seq)));
                     }
                 }
             }
             BackfillRows::Blocks(blocks) => {
                 for (number, rows) in blocks {
-                    let block = &mut self.clocks.stage((table.id, *number))?.block;
+                    let mut block = self.clocks.stage((table.id, *number))?;
                     let mut left = *rows;
                     while left != 0 {
                         let bit = left.trailing_zeros();
                         left &= left - 1;
-                        if !has_any(block, bit, cols) {
+                        if !has_any(&block, bit, cols) {
                             block.put(Group::of_row(bit, cols.clone(), clock(self.numbering.seq)));
                         }
                         self.numbering.seq += u64::from(stride);
@@ -327,8 +327,8 @@ impl Replay<'_> {
 
     fn delete(&mut self, table: &Rc<Table>, row: i64, key: &[u8]) -> Result<(), Error> {
         let seq = self.numbering.take_seq();
-        let (block, bit) = self.stage_row(table, row, key)?;
-        let cl = deleted_cl(block, bit);
+        let (mut block, bit) = self.stage_row(table, row, key)?;
+        let cl = deleted_cl(&block, bit);
         block.clear(1 << bit);
         self.clocks.bury(table, key, Tomb { cl, dv: self.numbering.dv, seq, site: 0 })
     }
@@ -337,7 +337,7 @@ impl Replay<'_> {
     fn deletes(&mut self, table: &Table, first: i64, count: u32) -> Result<(), Error> {
         let dv = self.numbering.dv;
         for (number, rows) in block_masks(first, count) {
-            let block = &mut self.clocks.stage((table.id, number))?.block;
+            let mut block = self.clocks.stage((table.id, number))?;
             let mut before = Vec::new();
             block.versions(rows, ColSet::SENTINEL, &mut before);
             block.clear(rows);
@@ -354,8 +354,8 @@ impl Replay<'_> {
     /// REPLACE of a live row is, to cr-sqlite, an insert on a key that has clocks: every column goes up by one, and
     /// an explicit sentinel by two. One place in the commit is used up even without a sentinel.
     fn replace(&mut self, table: &Rc<Table>, old: i64, row: i64, key: &[u8]) -> Result<(), Error> {
-        let (block, bit) = self.stage_row(table, old, key)?;
-        let cells = row_cells(block, bit);
+        let (mut block, bit) = self.stage_row(table, old, key)?;
+        let cells = row_cells(&block, bit);
         if old != row {
             block.clear(1 << bit);
         }
@@ -371,8 +371,8 @@ impl Replay<'_> {
             let seq = self.numbering.take_seq();
             clocks.push((column.bit, self.numbering.local(cv, seq)));
         }
-        let (block, bit) = self.stage_row(table, row, key)?;
-        put_cells(block, bit, clocks);
+        let (mut block, bit) = self.stage_row(table, row, key)?;
+        put_cells(&mut block, bit, clocks);
         Ok(())
     }
 
@@ -389,15 +389,15 @@ impl Replay<'_> {
         let replaced = match replaced {
             None => Vec::new(),
             Some(replaced) => {
-                let (block, bit) = self.stage_row(table, replaced, key)?;
-                let cells = row_cells(block, bit);
+                let (mut block, bit) = self.stage_row(table, replaced, key)?;
+                let cells = row_cells(&block, bit);
                 block.clear(1 << bit);
                 cells
             }
         };
-        let (block, bit) = self.stage_row(table, old, old_key)?;
-        let mut cells = row_cells(block, bit);
-        let cl = deleted_cl(block, bit);
+        let (mut block, bit) = self.stage_row(table, old, old_key)?;
+        let mut cells = row_cells(&block, bit);
+        let cl = deleted_cl(&block, bit);
         block.clear(1 << bit);
         let seq = self.numbering.take_seq();
         let dv = self.numbering.dv;
@@ -430,9 +430,9 @@ impl Replay<'_> {
                 cells.push((bit, self.numbering.local(cv, seq)));
             }
         }
-        let (block, bit) = self.stage_row(table, row, key)?;
+        let (mut block, bit) = self.stage_row(table, row, key)?;
         block.clear(1 << bit);
-        put_cells(block, bit, cells);
+        put_cells(&mut block, bit, cells);
         let (id, bit) = self.clocks.place_of(table, row, key)?;
         self.bump(id, 1 << bit, cols, self.numbering.seq.cast_signed(), 0)?;
         self.numbering.seq += u64::from(cols.len());
@@ -451,7 +451,7 @@ impl Replay<'_> {
             MergeOp::Cells { table, row, key, cells } => {
                 let Some(table) = self.table(*table) else { return Ok(()) };
                 self.numbering.dv = cells.iter().fold(self.numbering.dv, |dv, (_, clock)| dv.max(clock.dv));
-                let (block, bit) = self.stage_row(&table, *row, key)?;
+                let (mut block, bit) = self.stage_row(&table, *row, key)?;
                 for (cols, clock) in cells {
                     block.put(Group::of_row(bit, cols.clone(), *clock));
                 }
@@ -462,20 +462,20 @@ impl Replay<'_> {
                 if self.clocks.tomb(&table, key)?.is_some() {
                     self.clocks.unbury(&table, key);
                 }
-                let (block, bit) = self.stage_row(&table, *row, key)?;
-                let mut cells = row_cells(block, bit);
+                let (mut block, bit) = self.stage_row(&table, *row, key)?;
+                let mut cells = row_cells(&block, bit);
                 cells.retain(|(bit, _)| *bit != ColSet::SENTINEL);
                 for (_, clock) in &mut cells {
                     *clock = CellClock { cv: 0, dv: sentinel.dv, shown_dv: sentinel.dv, ..*clock };
                 }
                 cells.push((ColSet::SENTINEL, *sentinel));
-                put_cells(block, bit, cells);
+                put_cells(&mut block, bit, cells);
             }
             MergeOp::Delete { table, row, key, tomb } => {
                 let Some(table) = self.table(*table) else { return Ok(()) };
                 self.numbering.dv = self.numbering.dv.max(tomb.dv);
                 if let Some(row) = row {
-                    let (block, bit) = self.stage_row(&table, *row, key)?;
+                    let (mut block, bit) = self.stage_row(&table, *row, key)?;
                     block.clear(1 << bit);
                 }
                 self.clocks.bury(&table, key, *tomb)?;
@@ -487,7 +487,7 @@ impl Replay<'_> {
 
 /// Gives a new row its clocks. One that may have been deleted before gets a sentinel that says which life it is in, as
 /// every row of a table of keys alone does.
-fn insert_row(numbering: &mut Numbering, table: &Table, block: &mut Block, bit: u32, cl: u64) {
+fn insert_row(numbering: &mut Numbering, table: &Table, block: &mut Staged<'_>, bit: u32, cl: u64) {
     let bare = table.columns.is_empty();
     block.clear(1 << bit);
     if bare || cl > 1 {
@@ -516,7 +516,7 @@ pub(crate) fn row_cells(block: &Block, row: u32) -> Vec<(u32, CellClock)> {
 }
 
 /// Writes the cells of one row; neighbours whose clocks follow one another share a group.
-pub(crate) fn put_cells(block: &mut Block, row: u32, mut cells: Vec<(u32, CellClock)>) {
+pub(crate) fn put_cells(block: &mut Staged<'_>, row: u32, mut cells: Vec<(u32, CellClock)>) {
     cells.sort_unstable_by_key(|(bit, _)| *bit);
     let mut open: Option<(ColSet, CellClock)> = None;
     for (bit, clock) in cells {

@@ -91,6 +91,12 @@ impl Db {
         unsafe { ffi::sqlite3_get_autocommit(self.0) != 0 }
     }
 
+    /// Whether a transaction is open on the main database, be it that of a statement in the middle of its rows.
+    pub(crate) fn is_reading(self) -> bool {
+        // SAFETY: the handle is open, and the name is a C string.
+        unsafe { ffi::sqlite3_txn_state(self.0, c"main".as_ptr()) != ffi::SQLITE_TXN_NONE }
+    }
+
     /// Turns foreign key enforcement on or off and tells what it was; effective within a transaction too.
     pub(crate) fn set_foreign_keys(self, on: bool) -> bool {
         let was = self.config_flag(ffi::SQLITE_DBCONFIG_ENABLE_FKEY, -1);
@@ -186,6 +192,9 @@ impl<'s> Run<'s> {
 
     /// Binds the next parameter. SQLite reads text and blobs where they are, so they outlive the run.
     pub(crate) fn bind(&mut self, value: ValueRef<'s>) -> Result<(), Error> {
+        if let ValueRef::Text(text) = value {
+            return self.bind_text_bytes(text.as_bytes());
+        }
         let at = self.next_parameter();
         let raw = self.stmt.raw;
         // SAFETY: the statement is alive; the bytes outlive the run, whose end lets go of them.
@@ -194,14 +203,7 @@ impl<'s> Run<'s> {
                 ValueRef::Null => ffi::sqlite3_bind_null(raw, at),
                 ValueRef::Integer(v) => ffi::sqlite3_bind_int64(raw, at, v),
                 ValueRef::Real(v) => ffi::sqlite3_bind_double(raw, at, v),
-                ValueRef::Text(v) => ffi::sqlite3_bind_text64(
-                    raw,
-                    at,
-                    v.as_ptr().cast::<c_char>(),
-                    v.len() as u64,
-                    ffi::SQLITE_STATIC(),
-                    ffi::SQLITE_UTF8 as u8,
-                ),
+                ValueRef::Text(_) => unreachable!("text has been bound above"),
                 // A null pointer would bind NULL.
                 ValueRef::Blob([]) => ffi::sqlite3_bind_zeroblob(raw, at, 0),
                 ValueRef::Blob(v) => ffi::sqlite3_bind_blob64(
@@ -212,6 +214,18 @@ impl<'s> Run<'s> {
                     ffi::SQLITE_STATIC(),
                 ),
             }
+        };
+        self.stmt.db.check(code)
+    }
+
+    /// Binds text that is known to be UTF-8, or is what SQLite holds.
+    pub(crate) fn bind_text_bytes(&mut self, text: &'s [u8]) -> Result<(), Error> {
+        let at = self.next_parameter();
+        // SAFETY: the statement is alive; the bytes outlive the run, whose end lets go of them.
+        let code = unsafe {
+            let (start, len) = (text.as_ptr().cast::<c_char>(), text.len() as u64);
+            let utf8 = ffi::SQLITE_UTF8 as u8;
+            ffi::sqlite3_bind_text64(self.stmt.raw, at, start, len, ffi::SQLITE_STATIC(), utf8)
         };
         self.stmt.db.check(code)
     }

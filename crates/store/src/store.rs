@@ -367,6 +367,9 @@ impl Store {
         if let Some(nothing) = self.engine.nothing_new(cursor)? {
             return Ok(nothing);
         }
+        if let Some(batch) = self.engine.batch_of_tail(cursor, changes_max)? {
+            return Ok(batch);
+        }
         self.engine.look_around()?;
         self.engine.in_snapshot(|| self.engine.batch(cursor, changes_max))
     }

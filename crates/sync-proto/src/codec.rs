@@ -14,6 +14,8 @@ pub use decode::{Decoded, decode};
 
 /// The bit of [`Changes`](crate::Message::Changes) that says that nothing committed is missing any more.
 const DONE: u8 = 1;
+/// The bit of [`Changes`](crate::Message::Changes) that says that the changeset is told as a difference.
+const DELTA: u8 = 2;
 /// The bit of [`Behind`](crate::Message::Behind) that says that there is a snapshot.
 const SNAPSHOT: u8 = 1;
 

@@ -101,7 +101,7 @@ impl Config {
             room: Some(room.into()),
             token: Token::default(),
             schema: Vec::new(),
-            capabilities: Capabilities::BINARY.with(Capabilities::ZSTD),
+            capabilities: Capabilities::BINARY.with(Capabilities::ZSTD).with(Capabilities::DELTA),
             frame_max: Self::FRAME_MAX,
             item_max: Self::ITEM_MAX,
             window: Self::ITEM_MAX,

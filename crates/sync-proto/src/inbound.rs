@@ -15,6 +15,7 @@ use crate::event::{Ask, Event, RequestId, Work};
 use crate::message::{Capabilities, Hello, Kind, Message, Offer, Resume};
 use crate::outbound::ITEMS_MAX;
 use crate::requests::Requests;
+use crate::short::LastShort;
 use crate::time::MonoMillis;
 use crate::violation::Violation;
 
@@ -24,6 +25,8 @@ pub(crate) struct Inbound {
     item_max: u64,
     window: u64,
     snapshots: bool,
+    /// What short changesets may be told as differences from.
+    last_short: LastShort,
     feed: Feed,
     /// The request that the peer has to be sent.
     ask: Option<Ask>,
@@ -67,7 +70,7 @@ enum Feed {
 
 #[derive(Debug)]
 enum Head {
-    Changes { cursor: Cursor, done: bool },
+    Changes { cursor: Cursor, done: bool, delta: bool },
     Offer(Offer),
     Chunk { index: u64 },
 }
@@ -75,7 +78,12 @@ enum Head {
 /// What waits to be applied.
 #[derive(Debug)]
 enum Job {
-    Item { head: Head, bytes: Vec<u8> },
+    /// An item that took so many bytes on its way.
+    Item {
+        head: Head,
+        len: u64,
+        bytes: Vec<u8>,
+    },
     Install(Offer),
 }
 
@@ -102,6 +110,7 @@ impl Inbound {
             item_max: config.item_max as u64,
             window: config.window as u64,
             snapshots: common.has(Capabilities::SNAPSHOT),
+            last_short: LastShort::default(),
             feed: Feed::Silent,
             ask: None,
             partial: None,
@@ -149,12 +158,12 @@ impl Inbound {
         &mut self,
         (number, len): (u64, u64),
         cursor: Cursor,
-        done: bool,
+        (done, delta): (bool, bool),
         payload: &[u8],
         now: MonoMillis,
     ) -> Result<(), CloseReason> {
         match &self.feed {
-            Feed::Log => self.begin((number, len), Head::Changes { cursor, done }, payload, now),
+            Feed::Log => self.begin((number, len), Head::Changes { cursor, done, delta }, payload, now),
             Feed::Silent | Feed::Fetching { .. } | Feed::Snapshot { .. } | Feed::Installing => {
                 Err(self.out_of_phase(Kind::Changes))
             }
@@ -199,8 +208,7 @@ impl Inbound {
         self.items_begun += 1;
         self.receive(payload)?;
         self.partial = Some(Assembly::begin(number, len, head, payload, self.item_max)?);
-        self.grown(now);
-        Ok(())
+        Ok(self.grown(now)?)
     }
 
     /// More of the item under way.
@@ -217,8 +225,7 @@ impl Inbound {
         self.receive(payload)?;
         let partial = self.partial.as_mut().expect("it was there just now");
         partial.add(number, offset, payload)?;
-        self.grown(now);
-        Ok(())
+        Ok(self.grown(now)?)
     }
 
     /// Counts bytes against the credit.
@@ -231,19 +238,25 @@ impl Inbound {
     }
 
     /// The partial item has grown; when it is whole it waits to be applied.
-    fn grown(&mut self, now: MonoMillis) {
+    fn grown(&mut self, now: MonoMillis) -> Result<(), Violation> {
         self.partial_since = Some(now);
         if !self.partial.as_ref().is_some_and(Assembly::is_whole) {
-            return;
+            return Ok(());
         }
         let (head, bytes) = self.partial.take().expect("it is whole").finish();
-        self.waiting.push_back(Job::Item { head, bytes });
+        let len = bytes.len() as u64;
+        let bytes = match head {
+            Head::Changes { delta, .. } => self.last_short.hear(bytes, delta)?,
+            Head::Offer(_) | Head::Chunk { .. } => bytes,
+        };
+        self.waiting.push_back(Job::Item { head, len, bytes });
         if let Feed::Snapshot { offer, next, .. } = &self.feed
             && *next == offer.chunks
         {
             self.waiting.push_back(Job::Install(offer.clone()));
             self.feed = Feed::Installing;
         }
+        Ok(())
     }
 
     /// The peer says that it cannot go on, or has no snapshot.
@@ -301,10 +314,9 @@ impl Inbound {
             return None;
         }
         let (work, then) = match self.waiting.pop_front()? {
-            Job::Item { head, bytes } => {
-                let len = bytes.len() as u64;
+            Job::Item { head, len, bytes } => {
                 let (work, done) = match head {
-                    Head::Changes { cursor, done } => (Work::Changes { changeset: bytes, cursor }, done),
+                    Head::Changes { cursor, done, .. } => (Work::Changes { changeset: bytes, cursor }, done),
                     Head::Offer(offer) => (Work::Offer { offer, manifest: bytes }, false),
                     Head::Chunk { index } => (Work::Chunk { index, bytes }, false),
                 };

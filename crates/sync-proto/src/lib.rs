@@ -41,6 +41,7 @@ mod outbound;
 mod phase;
 mod requests;
 mod session;
+mod short;
 mod time;
 mod violation;
 

@@ -60,6 +60,8 @@ pub enum Message<'a> {
         cursor: Cursor,
         /// Whether the receiver then holds all that was committed when this was read.
         done: bool,
+        /// Whether it is told as a difference from the last short changeset that came this way.
+        delta: bool,
         /// The first bytes; more follow in [`Message::Part`] until all are there.
         payload: &'a [u8],
     },
@@ -161,6 +163,8 @@ impl Capabilities {
     pub const ZSTD: Self = Self(2);
     /// Gives snapshots and takes them.
     pub const SNAPSHOT: Self = Self(4);
+    /// Reads short changesets that are told as differences.
+    pub const DELTA: Self = Self(8);
 
     /// Whether all bits of `other` are set.
     #[must_use]
@@ -307,7 +311,7 @@ mod tests {
         let payload = &[1; 1000];
         let (number, len) = (most, most);
         let longest = [
-            Message::Changes { number, len, cursor, done: true, payload },
+            Message::Changes { number, len, cursor, done: true, delta: true, payload },
             Message::Chunk { number, len, index: most, payload },
             Message::Offer { number, len, offer, payload },
             Message::Part { number, offset: most, payload },

@@ -11,6 +11,7 @@ use crate::cursor::Cursor;
 use crate::event::{Found, RequestId, Wanted};
 use crate::message::{HEAD_LEN_MAX, Hello, Kind, Message, Offer, Resume};
 use crate::requests::Requests;
+use crate::short::LastShort;
 use crate::time::MonoMillis;
 use crate::violation::Violation;
 
@@ -27,6 +28,8 @@ pub(crate) struct Outbound {
     changes_max: usize,
     compress: bool,
     snapshots: bool,
+    /// What short changesets are told as differences from, where the peer reads that.
+    last_short: Option<LastShort>,
     source: Source,
     reading: Option<RequestId>,
     item: Option<Item>,
@@ -97,7 +100,7 @@ struct Item {
 
 #[derive(Debug)]
 enum Head {
-    Changes { cursor: Cursor, done: bool },
+    Changes { cursor: Cursor, done: bool, delta: bool },
     Offer(Offer),
     Chunk { index: u64 },
 }
@@ -112,6 +115,7 @@ impl Outbound {
             changes_max: config.changes_max,
             compress: common.has(crate::Capabilities::ZSTD),
             snapshots: common.has(crate::Capabilities::SNAPSHOT),
+            last_short: peer.capabilities.has(crate::Capabilities::DELTA).then(LastShort::default),
             source: Source::Idle { told: Told::Nothing },
             reading: None,
             item: None,
@@ -272,7 +276,11 @@ impl Outbound {
             return Ok(());
         }
         log.untold_since = None;
-        self.take_in_hand(Head::Changes { cursor, done }, changeset, now)
+        let (changeset, delta) = match &mut self.last_short {
+            Some(last) => last.tell(changeset),
+            None => (changeset, false),
+        };
+        self.take_in_hand(Head::Changes { cursor, done, delta }, changeset, now)
     }
 
     fn take_in_hand(&mut self, head: Head, bytes: Vec<u8>, now: MonoMillis) -> Result<(), CloseReason> {
@@ -345,8 +353,9 @@ impl Outbound {
         let (number, len) = (self.items_sent, item.bytes.len() as u64);
         let message = match &item.head {
             _ if item.begun => Message::Part { number, offset: item.sent as u64, payload },
-            Head::Changes { cursor, done } => {
-                Message::Changes { number, len, cursor: cursor.clone(), done: *done, payload }
+            Head::Changes { cursor, done, delta } => {
+                let (cursor, done, delta) = (cursor.clone(), *done, *delta);
+                Message::Changes { number, len, cursor, done, delta, payload }
             }
             Head::Offer(offer) => Message::Offer { number, len, offer: offer.clone(), payload },
             Head::Chunk { index } => Message::Chunk { number, len, index: *index, payload },
@@ -400,7 +409,7 @@ impl Outbound {
         log.untold_since = None;
         let (cursor, done) = (log.cursor.clone(), !log.more);
         if let Some(cursor) = cursor {
-            let taken = self.take_in_hand(Head::Changes { cursor, done }, Vec::new(), now);
+            let taken = self.take_in_hand(Head::Changes { cursor, done, delta: false }, Vec::new(), now);
             assert_eq!(taken, Ok(()), "an item without bytes is never too large");
         }
     }

@@ -188,8 +188,8 @@ impl Halves {
             Message::Pull { cursor, limit } => self.outbound.pull(cursor, limit),
             Message::Fetch { resume, limit } => self.outbound.fetch(resume, limit),
             Message::Ack { items, limit } => self.outbound.ack(items, limit, now),
-            Message::Changes { number, len, cursor, done, payload } => {
-                self.inbound.changes((number, len), cursor, done, payload, now)
+            Message::Changes { number, len, cursor, done, delta, payload } => {
+                self.inbound.changes((number, len), cursor, (done, delta), payload, now)
             }
             Message::Chunk { number, len, index, payload } => {
                 self.inbound.chunk((number, len), index, payload, now)

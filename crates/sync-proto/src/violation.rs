@@ -41,6 +41,9 @@ pub enum Violation {
         /// The limit.
         max: u64,
     },
+    /// A changeset told as a difference that is none.
+    #[error("changeset is told as a difference that is none")]
+    Difference,
     /// An item out of order: lost, repeated or invented.
     #[error("item {number} came, {expected} was due")]
     ItemOrder {

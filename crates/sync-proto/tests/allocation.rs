@@ -82,7 +82,9 @@ fn memory_follows_the_bytes_that_are_there() {
 
     // A changeset that is said to have 64 MiB, of which come a few bytes, a part at a time.
     let mut session = open();
-    let begin = Message::Changes { number: 0, len: 64 << 20, cursor, done: true, payload: b"x" }.to_bytes(2);
+    let begin =
+        Message::Changes { number: 0, len: 64 << 20, cursor, done: true, delta: false, payload: b"x" }
+            .to_bytes(2);
     let peak = peak_of(|| {
         session.handle_input(Input::Message(&begin), now);
         for offset in 1..100 {

@@ -312,7 +312,7 @@ impl Builder {
     /// [`Ended::SnapshotNeeded`](crate::Ended::SnapshotNeeded).
     #[must_use]
     pub const fn without_snapshots(mut self) -> Self {
-        self.config.capabilities = Capabilities::BINARY.with(Capabilities::ZSTD);
+        self.config.capabilities.0 &= !Capabilities::SNAPSHOT.0;
         self
     }
 

@@ -53,6 +53,8 @@ pub(crate) fn every() -> impl Iterator<Item = (Part, &'static Case)> {
 }
 
 const BYTES: &str = "B";
+/// One look at a cursor, in a write transaction, whatever the changeset holds.
+const COVERED: f64 = 50.0;
 const MICROS: &str = "us";
 const MEGABYTES: &str = "MB";
 const MILLIS: &str = "ms";
@@ -126,6 +128,13 @@ const STORE: &[Case] = &[
     Case::new(["P7", "merge-won", "merge, cells won, x update"], Ratio, all(1.5), merge::cells_won),
     Case::new(["P7", "merge-lost", "merge, cells lost, x update"], Ratio, all(1.05), merge::cells_lost),
     Case::new(["P8", "merge-again", "merge again, x one lookup a row"], Ratio, all(1.2), merge::again),
+    Case::new(
+        ["P8", "merge-covered", "merge again, told by the cursor"],
+        Alone(MICROS),
+        all(COVERED),
+        merge::covered,
+    )
+    .sides(OPOR),
     Case::new(["P9", "wire", "wire, a row"], Alone(BYTES), each(48.0, 97.0, 58.0), wire::raw)
         .exact()
         .sides(OPOR),
@@ -140,6 +149,14 @@ const STORE: &[Case] = &[
     Case::new(["P9", "wire-cell", "wire, one cell alone"], Alone(BYTES), all(123.0), wire::one_cell)
         .exact()
         .sides(OPOR),
+    Case::new(
+        ["P9", "wire-session", "wire, one cell within a session"],
+        Alone(BYTES),
+        all(60.0),
+        wire::one_cell_in_session,
+    )
+    .exact()
+    .sides(OPOR),
 ];
 
 /// From a tenth of the rows to ten times as many.
@@ -243,10 +260,19 @@ const UPKEEP: &[Case] = &[
     .sizes(TO_TENFOLD)
     .sides(LOGS),
     Case::new(
-        ["P15", "bootstrap", "a replica from a snapshot, x copying the file"],
+        ["P15", "bootstrap", "a replica from a snapshot, x as safely by hand"],
         Ratio,
         two(AtMost(2.0)),
         upkeep::bootstrap,
+    )
+    .sizes(TENFOLD)
+    .sides(&[Side::Plain, Side::Opor])
+    .in_files(),
+    Case::new(
+        ["P15", "bootstrap-copy", "a replica from a snapshot, x copying the file"],
+        Ratio,
+        two(Open),
+        upkeep::bootstrap_or_copy,
     )
     .sizes(TENFOLD)
     .sides(&[Side::Plain, Side::Opor])

@@ -14,7 +14,7 @@ const HEADER_LEN: usize = 5;
 /// Where the body begins, after the header and the checksum.
 const BODY_AT: usize = HEADER_LEN + 4;
 /// A frame may ask for 8 MiB of window: what the highest ordinary level of zstd uses, and little enough to give anyone.
-const WINDOW_LOG_MAX: u32 = 23;
+pub(super) const WINDOW_LOG_MAX: u32 = 23;
 
 /// An empty body, with room for the header before it.
 pub(super) fn begin(capacity: usize) -> Vec<u8> {

@@ -46,9 +46,12 @@
 
 mod column;
 mod decode;
+mod delta;
 mod encode;
 mod frame;
 mod varint;
+
+pub use delta::{DeltaError, apply_delta, delta};
 
 use crate::KeyError;
 

@@ -8,7 +8,6 @@ use rustc_hash::FxHashSet;
 
 use super::{Engine, EngineSql, Sites, Tail};
 use crate::catalog::Catalog;
-use crate::colset::ColSet;
 use crate::meta::{self, Meta};
 use crate::sqlite::failure;
 use crate::wal_index::{WalHeader, WalIndex};
@@ -22,13 +21,23 @@ impl Engine {
         self.refresh_at(schema_version)
     }
 
-    pub(super) fn refresh_at(&self, schema_version: Option<i64>) -> Result<(), Error> {
-        if !self.stale.get() && self.header_is_seen() {
+    fn refresh_at(&self, schema_version: Option<i64>) -> Result<(), Error> {
+        self.refresh_behind(self.header(), schema_version)
+    }
+
+    /// Makes what is in memory match the file, whose WAL index has this header.
+    pub(super) fn refresh_behind(
+        &self,
+        header: Option<WalHeader>,
+        schema_version: Option<i64>,
+    ) -> Result<(), Error> {
+        if !self.stale.get() && header.is_some() && header == self.seen_header.get() {
             return self.refresh_catalog_at(schema_version);
         }
         let seen = self.seen_version()?;
         if self.stale.get() || seen != self.data_version.get() {
-            self.reload()?;
+            let moved = schema_version != Some(self.catalog.borrow().schema_version);
+            self.reload(moved)?;
             // Another connection may have recorded what this one found new in the schema.
             if !self.catalog.borrow().is_recorded() {
                 self.load_catalog()?;
@@ -62,10 +71,18 @@ impl Engine {
         self.seen_header.get().is_some_and(|seen| self.header() == Some(seen))
     }
 
-    /// A read transaction is about to begin: what it sees is at least as new as the header is now.
+    /// The header, if no transaction is open and what is in memory is what was committed last.
+    pub(crate) fn current_header(&self) -> Option<WalHeader> {
+        let quiet = self.db.is_autocommit() && !self.stale.get() && !self.cut_stale.get();
+        let seen = self.seen_header.get().filter(|_| quiet)?;
+        (self.header() == Some(seen)).then_some(seen)
+    }
+
+    /// A read transaction is about to begin: what it sees is at least as new as the header is now. Unless a statement
+    /// stands in the middle of its rows: it goes on in that one's, which may be older.
     pub(crate) fn before_snapshot(&self) {
         self.find_wal_index();
-        self.header_before.set(self.header());
+        self.header_before.set(if self.db.is_reading() { None } else { self.header() });
     }
 
     pub(super) fn find_wal_index(&self) {
@@ -121,34 +138,46 @@ impl Engine {
     pub(crate) fn load_catalog(&self) -> Result<(), Error> {
         let previous = self.catalog.borrow().clone();
         let catalog = self.uncaptured(|| Catalog::load(self.db, &previous))?;
+        self.clocks.borrow_mut().known = self.recorded()?;
         *self.catalog.borrow_mut() = Rc::new(catalog);
         Ok(())
     }
 
-    /// Reads the tail and the counters again. Another connection's fold or commit shows here.
-    fn reload(&self) -> Result<(), Error> {
+    fn recorded(&self) -> Result<FxHashSet<u32>, Error> {
+        Ok(meta::recorded_tables(self.db)?.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// Reads the counters, and what is new in the tail; all of it, if another connection has folded it or something may
+    /// have been undone. `schema_moved` says that tables may have gone.
+    fn reload(&self, schema_moved: bool) -> Result<(), Error> {
         let meta = Meta::load(self.db)?;
+        let before = self.meta.borrow().clone();
+        let anew = self.stale.get()
+            || schema_moved
+            || (meta.folded, meta.epoch, meta.hash_seed) != (before.folded, before.epoch, before.hash_seed);
         let mut clocks = self.clocks.borrow_mut();
-        clocks.forget_file();
-        clocks.hash_seed = meta.hash_seed;
-        let mut tail = Tail::default();
-        let mut db_version = meta.db_version;
-        let mut stmt = self.db.prepare("SELECT db_version, body FROM opor_tail ORDER BY db_version")?;
-        let mut rows = stmt.start();
+        clocks.forget_tables();
+        if anew {
+            clocks.mirror.clear();
+            clocks.hash_seed = meta.hash_seed;
+            clocks.known = self.recorded()?;
+            self.tail.set(Tail::default());
+        }
+        let mut db_version = if anew { meta.db_version } else { before.db_version };
+        let mut stamp = meta.hlc;
+        let mut tail = self.tail.get();
+        let mut sql = self.sql.borrow_mut();
+        let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
+        let mut rows = sql.tail_after.start();
+        rows.bind_integer(if anew { -1 } else { db_version.cast_signed() })?;
         while rows.step()? {
             let dv = rows.integer(0).cast_unsigned();
             let body = rows.blob(1);
-            clocks.mirror.decode(dv, body).map_err(crate::clocks::damaged)?;
+            stamp = clocks.lay(dv, body)?.0.max(stamp);
             db_version = db_version.max(dv);
             tail = Tail { commits: tail.commits + 1, bytes: tail.bytes + body.len() };
         }
-        drop(rows);
-        let known: FxHashSet<u32> = meta::recorded_tables(self.db)?.into_iter().map(|(id, _)| id).collect();
-        clocks.mirror.blocks.retain(|id, _| known.contains(&id.0));
-        clocks.mirror.tombs.retain(|id, _| known.contains(&id.0));
-        let stamps = clocks.mirror.blocks.values().flat_map(|record| &record.block.groups);
-        let stamp = stamps.filter(|group| !group.cols.contains(ColSet::SENTINEL)).map(|group| group.cv).max();
-        self.hybrid.borrow_mut().restore(Hlc::from_version(stamp.unwrap_or(0).max(meta.hlc).into()));
+        self.hybrid.borrow_mut().restore(Hlc::from_version(stamp.into()));
         self.tail.set(tail);
         self.cut_stale.set(true);
         *self.meta.borrow_mut() = Meta { db_version, ..meta };

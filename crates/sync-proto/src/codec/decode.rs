@@ -3,7 +3,7 @@
 use opor_core::SiteId;
 
 use super::reader::Reader;
-use super::{DONE, DecodeError, SNAPSHOT};
+use super::{DELTA, DONE, DecodeError, SNAPSHOT};
 use crate::close::ByeCode;
 use crate::cursor::Cursor;
 use crate::message::{
@@ -68,8 +68,9 @@ fn read<'a>(kind: Kind, reader: &mut Reader<'a>, newer: bool) -> Result<Message<
         Kind::Fetch => Message::Fetch { resume: resume(reader)?, limit: reader.varint()? },
         Kind::Changes => {
             let (number, len, cursor) = (reader.varint()?, reader.varint()?, cursor(reader)?);
-            let done = flags(reader, DONE, newer)? != 0;
-            Message::Changes { number, len, cursor, done, payload: payload(reader, len)? }
+            let flags = flags(reader, DONE | DELTA, newer)?;
+            let (done, delta) = (flags & DONE != 0, flags & DELTA != 0);
+            Message::Changes { number, len, cursor, done, delta, payload: payload(reader, len)? }
         }
         Kind::Chunk => {
             let (number, len, index) = (reader.varint()?, reader.varint()?, reader.varint()?);

@@ -1,6 +1,6 @@
 //! Messages to bytes.
 
-use super::{DONE, SNAPSHOT};
+use super::{DELTA, DONE, SNAPSHOT};
 use crate::message::{Hello, MAJOR, MINOR, Message};
 
 impl Message<'_> {
@@ -23,12 +23,12 @@ impl Message<'_> {
                 write(resume.as_ref().map_or(0, |resume| resume.index), &mut out);
                 write(*limit, &mut out);
             }
-            Self::Changes { number, len, cursor, done, payload } => {
+            Self::Changes { number, len, cursor, done, delta, payload } => {
                 out.reserve(payload.len());
                 write(*number, &mut out);
                 write(*len, &mut out);
                 write_string(cursor.as_bytes(), &mut out);
-                out.push(if *done { DONE } else { 0 });
+                out.push(if *done { DONE } else { 0 } | if *delta { DELTA } else { 0 });
                 write_string(payload, &mut out);
             }
             Self::Chunk { number, len, index, payload } => {

@@ -72,9 +72,12 @@ fn message() -> impl Strategy<Value = Message<'static>> {
         (proptest::option::of(cursor()), number())
             .prop_map(|(cursor, limit)| Message::Pull { cursor, limit }),
         (resume(), number()).prop_map(|(resume, limit)| Message::Fetch { resume, limit }),
-        (item(), cursor(), any::<bool>()).prop_map(|((number, payload, more), cursor, done)| {
-            Message::Changes { number, len: more.saturating_add(payload.len() as u64), cursor, done, payload }
-        }),
+        (item(), cursor(), any::<[bool; 2]>()).prop_map(
+            |((number, payload, more), cursor, [done, delta])| {
+                let len = more.saturating_add(payload.len() as u64);
+                Message::Changes { number, len, cursor, done, delta, payload }
+            }
+        ),
         (item(), number()).prop_map(|((number, payload, more), index)| Message::Chunk {
             number,
             len: more.saturating_add(payload.len() as u64),
@@ -156,8 +159,8 @@ fn fields_out_of_range() {
     check(&[0x10, 5, 0, 0, 0, 0, 0, 0], range(Kind::Changes, "cursor"));
     check(&[&[0x10, 5, 0, 0, 0, 0x81, 1][..], &[1; 129], &[0, 0]].concat(), range(Kind::Changes, "cursor"));
     // A flag that does not exist; in a newer version it may.
-    check(&[0x10, 5, 0, 0, 0, 1, b'c', 2, 0], range(Kind::Changes, "flag"));
-    let newer = [0x11, 5, 0, 0, 0, 1, b'c', 3, 0];
+    check(&[0x10, 5, 0, 0, 0, 1, b'c', 4, 0], range(Kind::Changes, "flag"));
+    let newer = [0x11, 5, 0, 0, 0, 1, b'c', 5, 0];
     assert!(matches!(decode(&newer), Ok(Decoded::Message(Message::Changes { done: true, .. }))));
     check(&[0x10, 9, 0, 2], range(Kind::Behind, "flag"));
     // A first part that is longer than the whole.

@@ -2,7 +2,8 @@
 
 use opor_core::{DbVersion, Value};
 use opor_sync_proto::{
-    Ask, CloseReason, Config, Event, Found, Hello, Input, Message, Output, Violation, Wanted, Work,
+    Ask, Capabilities, CloseReason, Config, Decoded, Event, Found, Hello, Input, Message, Output, Violation,
+    Wanted, Work, decode,
 };
 
 use crate::lone::{Lone, changes, config, cursor, hello};
@@ -94,13 +95,21 @@ fn commits_during_a_read_are_not_forgotten() {
         req,
         found: Found::Batch { changeset: vec![1], cursor: cursor("1@1"), done: true },
     });
-    lone.check_said(Message::Changes { number: 0, len: 1, cursor: cursor("1@1"), done: true, payload: &[1] });
+    lone.check_said(Message::Changes {
+        number: 0,
+        len: 1,
+        cursor: cursor("1@1"),
+        done: true,
+        delta: false,
+        payload: &[1],
+    });
     lone.find(Found::Batch { changeset: vec![2, 2], cursor: cursor("3@1"), done: true });
     lone.check_said(Message::Changes {
         number: 1,
         len: 2,
         cursor: cursor("3@1"),
         done: true,
+        delta: false,
         payload: &[2, 2],
     });
     assert_eq!(lone.session.poll_output(), None, "two commits are one piece");
@@ -111,9 +120,23 @@ fn commits_during_a_read_are_not_forgotten() {
 fn nothing_is_acknowledged_before_it_is_durable() {
     let mut lone = Lone::open();
     lone.find_batch(0, "0@1", true);
-    lone.check_said(Message::Changes { number: 0, len: 0, cursor: cursor("0@1"), done: true, payload: b"" });
+    lone.check_said(Message::Changes {
+        number: 0,
+        len: 0,
+        cursor: cursor("0@1"),
+        done: true,
+        delta: false,
+        payload: b"",
+    });
     lone.say(changes(0, 3, b"abc"));
-    lone.say(Message::Changes { number: 1, len: 2, cursor: cursor("6@1"), done: true, payload: b"de" });
+    lone.say(Message::Changes {
+        number: 1,
+        len: 2,
+        cursor: cursor("6@1"),
+        done: true,
+        delta: false,
+        payload: b"de",
+    });
     let (req, work) = lone.apply();
     assert_eq!(work, Work::Changes { changeset: b"abc".to_vec(), cursor: cursor("5@1") });
     assert_eq!(lone.session.poll_output(), None, "one at a time, and nothing is said of it");
@@ -344,7 +367,14 @@ fn acknowledgements_name_the_cursor_that_is_held() {
         "what it asked with it holds, and a read has shown that it is of this history",
     );
     let part = cursor("3@1:7.1");
-    lone.check_said(Message::Changes { number: 0, len: 10, cursor: part, done: false, payload: &[7; 10] });
+    lone.check_said(Message::Changes {
+        number: 0,
+        len: 10,
+        cursor: part,
+        done: false,
+        delta: false,
+        payload: &[7; 10],
+    });
     lone.find_batch(10, "9@1", true);
     lone.frame();
     lone.say(Message::Ack { items: 2, limit: 1 << 20 });
@@ -370,7 +400,14 @@ fn a_peer_behind_the_horizon_is_told_and_asks_anew() {
     assert!(matches!(wanted, Wanted::Log { cursor: None, .. }));
     let found = Found::Batch { changeset: vec![3], cursor: cursor("9@2"), done: true };
     lone.input(Input::Read { req, found });
-    lone.check_said(Message::Changes { number: 1, len: 1, cursor: cursor("9@2"), done: true, payload: &[3] });
+    lone.check_said(Message::Changes {
+        number: 1,
+        len: 1,
+        cursor: cursor("9@2"),
+        done: true,
+        delta: false,
+        payload: &[3],
+    });
 }
 
 /// Once versions may have been numbered anew, nothing is taken for an echo.
@@ -441,4 +478,67 @@ fn a_pull_in_pieces_resumes() {
     world.check_converged();
     // One piece was stored and its cursor too late for the second ask; none else came twice.
     assert!(world.replicas[1].unchanged <= 50, "{} came twice", world.replicas[1].unchanged);
+}
+
+/// Bytes that nothing makes shorter, but for the edit at their end.
+fn edited(edit: u8) -> Vec<u8> {
+    let noise = (0..80_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8);
+    noise.chain([edit]).collect()
+}
+
+#[test]
+fn a_short_changeset_is_told_as_a_difference_to_a_peer_that_reads_it() {
+    let reads = Hello { capabilities: hello().capabilities.with(Capabilities::DELTA), ..hello() };
+    for (peer, differs) in [(reads, true), (hello(), false)] {
+        let mut lone = Lone::open_with(config(), peer, 1 << 20);
+        let mut told = Vec::new();
+        for edit in 1..4 {
+            let at = cursor(&format!("{edit}@1"));
+            lone.find(Found::Batch { changeset: edited(edit), cursor: at, done: true });
+            let frame = lone.frame();
+            let Ok(Decoded::Message(Message::Changes { delta, payload, .. })) = decode(&frame) else {
+                panic!("no changes")
+            };
+            told.push((delta, payload.len() < 30));
+            lone.input(Input::LocalCommit);
+        }
+        assert_eq!(told, [(false, false), (differs, differs), (differs, differs)]);
+    }
+}
+
+#[test]
+fn what_the_peer_tells_as_a_difference_is_stored_whole_and_acknowledged_as_sent() {
+    let mut lone = Lone::open();
+    lone.find(Found::Batch { changeset: Vec::new(), cursor: cursor("0@1"), done: true });
+    lone.frame();
+    let difference = opor_core::delta(&edited(1), &edited(2)).expect("they are much alike");
+    let sent = edited(1).len() + difference.len();
+    for (number, (payload, delta)) in [(edited(1), false), (difference, true)].into_iter().enumerate() {
+        let (number, len, cursor) = (number as u64, payload.len() as u64, cursor("5@1"));
+        lone.say(Message::Changes { number, len, cursor, done: true, delta, payload: &payload });
+    }
+    for edit in 1..3 {
+        let (req, work) = lone.apply();
+        assert_eq!(work, Work::Changes { changeset: edited(edit), cursor: cursor("5@1") });
+        lone.input(Input::Applied { req, version: None });
+    }
+    let mut acks = lone.drain().into_iter().filter_map(|output| match output {
+        Output::Send(frame) => match decode(&frame) {
+            Ok(Decoded::Message(Message::Ack { items, limit })) => Some((items, limit)),
+            _ => None,
+        },
+        _ => None,
+    });
+    let window = config().window as u64;
+    assert_eq!(acks.next_back(), Some((2, sent as u64 + window)));
+}
+
+#[test]
+fn a_difference_that_is_none_ends_the_session() {
+    let mut lone = Lone::open();
+    lone.find(Found::Batch { changeset: Vec::new(), cursor: cursor("0@1"), done: true });
+    lone.frame();
+    let (len, cursor) = (4, cursor("5@1"));
+    lone.say(Message::Changes { number: 0, len, cursor, done: true, delta: true, payload: b"junk" });
+    lone.check_violation(Violation::Difference);
 }

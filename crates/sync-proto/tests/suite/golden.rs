@@ -43,7 +43,14 @@ fn messages() -> Vec<(&'static str, Message<'static>)> {
         ("fetch the rest of a snapshot", Message::Fetch { resume: Some(resume), limit: 64 << 20 }),
         (
             "changes, whole",
-            Message::Changes { number: 0, len: 3, cursor: cursor("9@3"), done: true, payload: b"opc" },
+            Message::Changes {
+                number: 0,
+                len: 3,
+                cursor: cursor("9@3"),
+                done: true,
+                delta: false,
+                payload: b"opc",
+            },
         ),
         (
             "changes, the first of two parts",
@@ -52,12 +59,31 @@ fn messages() -> Vec<(&'static str, Message<'static>)> {
                 len: 300,
                 cursor: cursor("7@3:8.1.4"),
                 done: false,
+                delta: false,
                 payload: b"opc",
             },
         ),
         (
             "changes, only a cursor",
-            Message::Changes { number: 2, len: 0, cursor: cursor("9@3"), done: true, payload: b"" },
+            Message::Changes {
+                number: 2,
+                len: 0,
+                cursor: cursor("9@3"),
+                done: true,
+                delta: false,
+                payload: b"",
+            },
+        ),
+        (
+            "changes, told as a difference",
+            Message::Changes {
+                number: 3,
+                len: 2,
+                cursor: cursor("9@3"),
+                done: true,
+                delta: true,
+                payload: b"de",
+            },
         ),
         ("chunk", Message::Chunk { number: 3, len: 2, index: 3, payload: b"xy" }),
         ("part", Message::Part { number: 1, offset: 3, payload: b"more" }),

@@ -178,5 +178,5 @@ impl Lone {
 
 /// A changeset, or its beginning.
 pub(crate) fn changes(number: u64, len: u64, payload: &[u8]) -> Message<'_> {
-    Message::Changes { number, len, cursor: cursor("5@1"), done: true, payload }
+    Message::Changes { number, len, cursor: cursor("5@1"), done: true, delta: false, payload }
 }

@@ -175,14 +175,28 @@ fn a_cursor_that_moved_is_told_after_a_while() {
     lone.find_batch(0, "3@1", true);
     assert_eq!(lone.session.poll_output(), None, "what the peer wrote itself is not worth a frame");
     lone.wake(500);
-    lone.check_said(Message::Changes { number: 1, len: 0, cursor: cursor("3@1"), done: true, payload: b"" });
+    lone.check_said(Message::Changes {
+        number: 1,
+        len: 0,
+        cursor: cursor("3@1"),
+        done: true,
+        delta: false,
+        payload: b"",
+    });
     assert_eq!(lone.session.poll_output(), None);
     // A change takes the cursor along.
     lone.input(Input::LocalCommit);
     lone.find_batch(0, "4@1", true);
     lone.input(Input::LocalCommit);
     lone.find_batch(1, "5@1", true);
-    lone.check_said(Message::Changes { number: 2, len: 1, cursor: cursor("5@1"), done: true, payload: &[7] });
+    lone.check_said(Message::Changes {
+        number: 2,
+        len: 1,
+        cursor: cursor("5@1"),
+        done: true,
+        delta: false,
+        payload: &[7],
+    });
     lone.now = MonoMillis(900);
     lone.hear(&[0x11, 99, 0]);
     lone.now = MonoMillis(1_100);

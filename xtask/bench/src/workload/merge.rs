@@ -1,6 +1,7 @@
 //! Merging what another replica wrote, against writing it here.
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
+use opor_store::{ApplyOptions, Cursor};
 use rusqlite::params_from_iter;
 
 use crate::clock::{Stopwatch, cpu};
@@ -58,6 +59,25 @@ pub(crate) fn again(setting: &Setting<'_>, side: Side) -> Result<f64> {
     Ok(watch.seconds())
 }
 
+/// Microseconds of a second delivery that a stored cursor covers, whatever its size.
+pub(crate) fn covered(setting: &Setting<'_>, side: Side) -> Result<f64> {
+    const TIMES: usize = 200;
+    let source = setting.filled(side)?;
+    let mut target = Database::open(setting, side)?;
+    let (Some(source), Some(target)) = (source.store(), target.store_mut()) else {
+        bail!("only opor has cursors")
+    };
+    let batch = source.changes(&Cursor::start(), usize::MAX)?;
+    let options = ApplyOptions { cursor: Some((source.site_id(), batch.cursor)), ..ApplyOptions::default() };
+    target.apply_with(&batch.changeset, &options)?;
+    let (seconds, held) = cpu(|| {
+        let times = std::iter::repeat_with(|| target.apply_with(&batch.changeset, &options)).take(TIMES);
+        times.map(|report| Ok(usize::from(report?.held))).sum::<Result<usize>>()
+    })?;
+    ensure!(held == TIMES, "{held} of {TIMES} deliveries were told by their cursor");
+    Ok(seconds / TIMES as f64 * 1e6)
+}
+
 /// A replica with all rows, and what another one wrote that has updated a cell of each.
 pub(crate) fn rival(setting: &Setting<'_>, side: Side) -> Result<(Database, Piece)> {
     let source = setting.filled(side)?;
@@ -66,7 +86,7 @@ pub(crate) fn rival(setting: &Setting<'_>, side: Side) -> Result<(Database, Piec
     let before = source.version()?;
     in_transaction(&source, || setting.chunks().try_for_each(|rows| source.update(&rows, WRITTEN)))?;
     let piece = Reader::new(&source)?.since(before)?;
-    anyhow::ensure!(piece.len() == setting.rows, "the rival wrote {} rows", piece.len());
+    ensure!(piece.len() == setting.rows, "the rival wrote {} rows", piece.len());
     Ok((target, piece))
 }
 
@@ -80,6 +100,6 @@ fn look_up(setting: &Setting<'_>, database: &Database) -> Result<f64> {
         }
         Ok(())
     })?;
-    anyhow::ensure!(found == setting.rows, "{found} keys were found");
+    ensure!(found == setting.rows, "{found} keys were found");
     Ok(seconds)
 }

@@ -1,8 +1,13 @@
 //! What is done to a database now and then: opening it, upgrading it, changing its schema, packing it.
 
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+
 use anyhow::{Context as _, Result, ensure};
 use opor_core::{DbVersion, SiteId};
-use opor_store::{OpenOptions, SnapshotReceiver, partial_path};
+use opor_store::{OpenOptions, SnapshotReceiver, Store, partial_path};
+use rusqlite::Connection;
 
 use crate::clock::{Stopwatch, cpu};
 use crate::database::{Database, Setting, Side, in_transaction};
@@ -50,31 +55,79 @@ pub(crate) fn vacuum(setting: &Setting<'_>, side: Side) -> Result<f64> {
     Ok(cpu(work)?.0)
 }
 
-/// CPU seconds until a new replica is there, from a snapshot; against copying the file.
+/// CPU seconds until a new replica is there, from a snapshot; against moving a plain database as safely by hand.
 pub(crate) fn bootstrap(setting: &Setting<'_>, side: Side) -> Result<f64> {
     let source = setting.filled(side)?;
     let target = setting.folder.join("replica.db");
-    let Some(store) = source.store() else {
-        let file = source.file().context("a database in memory has no file")?;
-        let (seconds, _) = cpu(|| Ok(std::fs::copy(file, &target)?))?;
-        std::fs::remove_file(&target)?;
-        return Ok(seconds);
+    let seconds = match source.store() {
+        Some(store) => from_snapshot(store, setting, &target)?,
+        None => moved_by_hand(&source, setting, &target)?,
     };
+    std::fs::remove_file(&target)?;
+    Ok(seconds)
+}
+
+/// As [`bootstrap`], against a mere copy of the file.
+pub(crate) fn bootstrap_or_copy(setting: &Setting<'_>, side: Side) -> Result<f64> {
+    let source = setting.filled(side)?;
+    let target = setting.folder.join("replica.db");
+    let seconds = match source.store() {
+        Some(store) => from_snapshot(store, setting, &target)?,
+        None => {
+            let file = source.file().context("a database in memory has no file")?;
+            cpu(|| Ok(std::fs::copy(file, &target)?))?.0
+        }
+    };
+    std::fs::remove_file(&target)?;
+    Ok(seconds)
+}
+
+fn from_snapshot(store: &Store, setting: &Setting<'_>, target: &Path) -> Result<f64> {
     let (seconds, replica) = cpu(|| {
         let snapshot = store.snapshot()?;
-        let mut receiver = SnapshotReceiver::begin(partial_path(&target), snapshot.manifest().clone())?;
+        let mut receiver = SnapshotReceiver::begin(partial_path(target), snapshot.manifest().clone())?;
         for index in 0..snapshot.manifest().chunks() {
             receiver.put(index, &snapshot.chunk(index)?)?;
         }
         let options = OpenOptions::new();
-        Ok(receiver.finish(&options)?.install(&target, &options)?)
+        Ok(receiver.finish(&options)?.install(target, &options)?)
     })?;
+    check_rows(&replica, setting)?;
+    Ok(seconds)
+}
+
+/// A packed copy, compressed in pieces; hashes of the pieces, written elsewhere, checked, unpacked, and the database
+/// checked by SQLite: what a careful person does with SQLite, zstd and BLAKE3.
+fn moved_by_hand(source: &Connection, setting: &Setting<'_>, target: &Path) -> Result<f64> {
+    /// As large as the chunks of a snapshot.
+    const PIECE: usize = 256 << 10;
+    let image = setting.folder.join("image.db");
+    let (seconds, replica) = cpu(|| {
+        let path = image.to_str().context("the folder has a name in UTF-8")?;
+        source.execute("VACUUM INTO ?", [path])?;
+        let mut file = BufWriter::new(File::create(target)?);
+        for piece in std::fs::read(&image)?.chunks(PIECE) {
+            let packed = zstd::bulk::compress(piece, 1)?;
+            let hash = blake3::hash(&packed);
+            ensure!(blake3::hash(&packed) == hash, "a piece is not what was sent");
+            file.write_all(&zstd::bulk::decompress(&packed, PIECE)?)?;
+        }
+        file.into_inner()?.sync_all()?;
+        let replica = Connection::open(target)?;
+        let sound: String = replica.query_row("PRAGMA quick_check", [], |row| row.get(0))?;
+        ensure!(sound == "ok", "the copy is not sound: {sound}");
+        Ok(replica)
+    })?;
+    std::fs::remove_file(&image)?;
+    check_rows(&replica, setting)?;
+    Ok(seconds)
+}
+
+fn check_rows(replica: &Connection, setting: &Setting<'_>) -> Result<()> {
     let count = format!("SELECT count(*) FROM {}", setting.shape.table);
     let rows = replica.query_row(&count, [], |row| row.get::<_, i64>(0))?;
     ensure!(rows == setting.rows as i64, "the replica has {rows} rows");
-    drop(replica);
-    std::fs::remove_file(&target)?;
-    Ok(seconds)
+    Ok(())
 }
 
 /// Microseconds a tombstone of dropping those that the only peer has acknowledged: half of the rows were deleted.

@@ -6,7 +6,7 @@ use opor_core::{Changeset, EncodeOptions};
 use crate::clock::Stopwatch;
 use crate::database::{Setting, Side, in_transaction};
 use crate::log::{PIECE, Piece, Reader};
-use crate::shape::WRITTEN;
+use crate::shape::{WRITTEN, shuffle};
 
 /// Bytes a row of the whole log.
 pub(crate) fn raw(setting: &Setting<'_>, side: Side) -> Result<f64> {
@@ -28,6 +28,28 @@ pub(crate) fn one_cell(setting: &Setting<'_>, side: Side) -> Result<f64> {
     let changeset = changes(&piece)?;
     anyhow::ensure!(changeset.len() == 1, "one update made {} changes", changeset.len());
     Ok(changeset.to_bytes().len() as f64)
+}
+
+/// Bytes of a changeset of one cell, told as a difference from the one before it: the median of a hundred edits of rows in
+/// random order.
+pub(crate) fn one_cell_in_session(setting: &Setting<'_>, side: Side) -> Result<f64> {
+    let setting = Setting { rows: 1_000, ..*setting };
+    let database = setting.filled(side)?;
+    let (mut reader, mut before) = (Reader::new(&database)?, None::<Vec<u8>>);
+    let mut indexes: Vec<u32> = (0..setting.rows as u32).collect();
+    shuffle(&mut indexes);
+    let mut sizes = Vec::new();
+    for index in indexes.into_iter().take(101) {
+        let version = database.version()?;
+        in_transaction(&database, || database.update(&[setting.shape.row(index as usize)], WRITTEN))?;
+        let bytes = changes(&reader.since(version)?)?.to_bytes();
+        let told = before.and_then(|before| opor_core::delta(&before, &bytes));
+        sizes.extend(told.map(|told| told.len()));
+        before = Some(bytes);
+    }
+    anyhow::ensure!(sizes.len() == 100, "{} of 100 edits were told as differences", sizes.len());
+    sizes.sort_unstable();
+    Ok(sizes[50] as f64)
 }
 
 fn whole_log(setting: &Setting<'_>, side: Side, options: &EncodeOptions) -> Result<f64> {
