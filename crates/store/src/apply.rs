@@ -211,7 +211,7 @@ impl Engine {
             self.uncaptured(|| meta::save_pulled(self.db, *peer, cursor))?;
             // In a transaction of others there may be writes of which the peer knows nothing.
             if let Some(version) = report.db_version.filter(|_| direct) {
-                self.uncaptured(|| meta::note_own(self.db, *peer, version.0))?;
+                self.uncaptured(|| meta::note_sent(self.db, *peer, version.0))?;
             }
         }
         Ok(report)

@@ -76,8 +76,8 @@ impl Driver<'_> {
     }
 
     fn known(&mut self, known: Known) {
-        let Known { cursor, acknowledged, is_aware } = known;
-        self.lag = crate::lag::Lag::new(self.shared.commits.borrow().0, acknowledged.0);
+        let Known { cursor, held, is_aware } = known;
+        self.lag = crate::lag::Lag::new(self.shared.commits.borrow().0, held.0);
         self.taking.asked_log(cursor.clone());
         self.feed(Input::Admitted(Ask::Log(cursor)));
         if !is_aware {

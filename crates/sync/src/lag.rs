@@ -14,8 +14,8 @@ pub(crate) struct Lag {
 }
 
 impl Lag {
-    pub(crate) const fn new(newest: u64, acknowledged: u64) -> Self {
-        Self { newest, held: acknowledged, merged: None }
+    pub(crate) const fn new(newest: u64, held: u64) -> Self {
+        Self { newest, held, merged: None }
     }
 
     /// Something was committed.

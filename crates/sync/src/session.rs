@@ -254,7 +254,7 @@ impl Driver<'_> {
                 // It is one of this store, as the session checks; what is none tells nothing.
                 let Some(cursor) = work::of_store(&cursor) else { return };
                 self.lag.acknowledged(cursor.base.0);
-                self.acknowledged = Some(self.lag.held());
+                self.acknowledged = Some(cursor.base);
                 self.acknowledge();
             }
             Event::Behind { snapshot } => self.behind(snapshot),
@@ -268,7 +268,7 @@ impl Driver<'_> {
         }
         let Some((site, version)) = self.site.zip(self.acknowledged.take()) else { return };
         self.acknowledging = true;
-        let noted = work::acknowledged(self.shared.store.clone(), site, version);
+        let noted = work::acknowledged(self.shared.store.clone(), site, version, self.lag.held());
         self.work.push(Box::pin(async move { Done::Acknowledged(noted.await) }));
     }
 

@@ -16,8 +16,8 @@ use crate::verdict::{Ended, in_full};
 /// What is known of a peer that wants in.
 pub(crate) struct Known {
     pub(crate) cursor: Option<Cursor>,
-    /// How much of the log here it has acknowledged.
-    pub(crate) acknowledged: DbVersion,
+    /// Up to where it holds the log here.
+    pub(crate) held: DbVersion,
     /// Whether it has learnt of all deletes that were dropped from the record here.
     pub(crate) is_aware: bool,
 }
@@ -60,8 +60,8 @@ fn failed(error: &dyn std::error::Error) -> Failed {
 pub(crate) async fn look_up(store: StoreHandle, peer: SiteId) -> Result<Known, Failed> {
     let job = move |store: &mut Store| {
         let cursor = store.peer_cursor(peer)?.map(|cursor| opaque(&cursor));
-        let acknowledged = store.acknowledged_by(peer)?;
-        Ok(Known { cursor, acknowledged, is_aware: is_aware(store, peer)? })
+        let held = store.held_by(peer)?;
+        Ok(Known { cursor, held, is_aware: is_aware(store, peer)? })
     };
     store.write(job).await?.map_err(|error: StoreError| failed(&error))
 }
@@ -71,9 +71,14 @@ pub(crate) async fn acknowledged(
     store: StoreHandle,
     peer: SiteId,
     version: DbVersion,
+    held: DbVersion,
 ) -> Result<(DbVersion, bool), Failed> {
     let job = move |store: &mut Store| {
         store.set_acknowledged_by(peer, version)?;
+        // What it sent itself right after that.
+        if held > version {
+            store.set_held_by(peer, held)?;
+        }
         is_aware(store, peer)
     };
     let is_aware = store.write(job).await?.map_err(|error| failed(&error))?;

@@ -26,11 +26,11 @@ impl Store {
         reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, RestoreError> {
         let (sender, horizon) = (image.manifest.site, image.manifest.horizon);
-        let acknowledged = meta::acknowledged(self.engine.db, sender)?;
+        let held = meta::held(self.engine.db, sender)?;
         let pulled = meta::pulled(self.engine.db, sender)?.map_or(0, |cursor| cursor.base.0);
         let mut report = ApplyReport::default();
         // What the sender has never held it cannot have deleted; and what it deleted since the horizon it tells.
-        if acknowledged == 0 || pulled >= horizon {
+        if held == 0 || pulled >= horizon {
             return Ok(report);
         }
         reporter.begin(Phase::Prune, 0)?;
@@ -41,7 +41,7 @@ impl Store {
             let lookup = RowLookup::new(&source.engine, their_table)?;
             let values = RowValues::new(&self.engine, table)?;
             let mut forgotten =
-                Forgotten { store: self, table, lookup, values, acknowledged, sender, brought_back: 0 };
+                Forgotten { store: self, table, lookup, values, held, sender, brought_back: 0 };
             let mut after = None;
             loop {
                 let page = self.engine.rows_after(table, after.as_ref())?;
@@ -63,7 +63,8 @@ struct Forgotten<'s> {
     table: &'s Rc<Table>,
     lookup: RowLookup,
     values: RowValues,
-    acknowledged: u64,
+    /// Up to here the sender has held everything.
+    held: u64,
     sender: SiteId,
     brought_back: usize,
 }
@@ -76,11 +77,11 @@ impl Forgotten<'_> {
             let clocks = self.store.engine.row_clocks(self.table, &row)?;
             let (oldest, newest) = clocks.versions();
             // A row that is newer as a whole is one the sender has not heard of yet.
-            let known = clocks.cl > 0 && oldest <= self.acknowledged;
+            let known = clocks.cl > 0 && oldest <= self.held;
             if !known || self.lookup.has(&row.key)? {
                 continue;
             }
-            if newest <= self.acknowledged {
+            if newest <= self.held {
                 push(&mut changes, self.table, row.key, clocks.cl + 1, self.sender, Vec::new());
             } else if let Some(values) = self.values.read(self.table, &row.key)? {
                 let cells = self.cells(&mut changes, &clocks, values)?;

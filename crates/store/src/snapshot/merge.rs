@@ -44,7 +44,7 @@ impl Store {
     /// cell the later wins, as in every merge. Then its cursor for the sender is where the image ends, unless it was
     /// further already.
     ///
-    /// If the sender has dropped tombstones that this replica has not pulled, rows that the sender has acknowledged and
+    /// If the sender has dropped tombstones that this replica has not pulled, rows that the sender has held and
     /// has no more were deleted there: they are deleted here too. Where something newer was written to such a row here,
     /// it is kept, and comes back for everybody, whole, as if it had been created again.
     ///
@@ -89,7 +89,7 @@ impl Store {
             // What was brought back is news to the sender.
             if let Some(version) = report.db_version.filter(|_| report.rows_brought_back == 0) {
                 let sender = image.manifest.site;
-                self.engine.uncaptured(|| meta::note_own(self.engine.db, sender, version.0))?;
+                self.engine.uncaptured(|| meta::note_sent(self.engine.db, sender, version.0))?;
             }
             Ok(report)
         })
