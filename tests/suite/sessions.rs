@@ -236,11 +236,11 @@ impl Net {
                 let image = receiver.finish(&OpenOptions::new()).expect("a sound image");
                 let report = self.stores[node].merge_snapshot(&image).expect("it merges");
                 image.discard().expect("the file is removed");
-                report.db_version
+                report.db_version.filter(|_| report.rows_brought_back == 0)
             }
         };
         self.feed(link, end, Input::Applied { req, version });
-        if version.is_some() {
+        if version.is_some() || matches!(work, Work::Install(_)) {
             self.committed(node);
         }
     }

@@ -117,6 +117,9 @@ pub struct ApplyReport {
     /// Rules of tables that the merge broke: NULL in a NOT NULL column, a type that a STRICT table does not hold, a CHECK.
     /// See [`Store::conflicts`](crate::Store::conflicts).
     pub violations: usize,
+    /// Rows that the peer had deleted and forgotten, and that something newer here brings back for everybody; only
+    /// merging a snapshot finds such.
+    pub rows_brought_back: usize,
     /// The stored cursor says that all of it is held. Nothing of it was looked at, and the counts are 0.
     pub held: bool,
     /// The version the merge took here; `None` when it changed nothing.
@@ -222,6 +225,10 @@ impl Engine {
         merged?;
         if let Some((peer, cursor)) = &options.cursor {
             self.uncaptured(|| meta::save_pulled(self.db, *peer, cursor))?;
+            // In a transaction of others there may be writes of which the peer knows nothing.
+            if let Some(version) = report.db_version.filter(|_| direct) {
+                self.uncaptured(|| meta::note_sent(self.db, *peer, version.0))?;
+            }
         }
         Ok(report)
     }
@@ -316,6 +323,7 @@ impl ApplyReport {
         self.quarantined += piece.quarantined;
         self.released += piece.released;
         self.violations += piece.violations;
+        self.rows_brought_back += piece.rows_brought_back;
         self.db_version = self.db_version.max(piece.db_version);
         self.events.extend(piece.events);
     }

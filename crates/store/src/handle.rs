@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -63,6 +63,7 @@ pub struct StoreHandle {
     readers: Sender<Job>,
     watchers: Watchers,
     threads: Arc<Threads>,
+    file: Arc<(PathBuf, OpenOptions)>,
 }
 
 impl fmt::Debug for StoreHandle {
@@ -146,7 +147,20 @@ impl StoreHandle {
             .collect();
         let threads = threads.map_err(|error| OpenError::Thread { source: error })?;
         let threads = Arc::new(Threads(Mutex::new(threads)));
-        Ok(Self { writer, readers: sender, watchers, threads })
+        let file = Arc::new((path.to_owned(), options.clone()));
+        Ok(Self { writer, readers: sender, watchers, threads, file })
+    }
+
+    /// The file, as it was named.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.file.0
+    }
+
+    /// How it was opened.
+    #[must_use]
+    pub fn options(&self) -> &OpenOptions {
+        &self.file.1
     }
 
     /// Tells of every commit to replicated tables that the writer makes from now on. What other connections commit, it
@@ -185,6 +199,30 @@ impl StoreHandle {
         job: impl FnOnce(&Store) -> T + Send + 'static,
     ) -> Result<T, HandleError> {
         run(&self.readers, |store: &mut Store| job(store)).await
+    }
+
+    /// Runs a job on a connection and a thread of its own, which only read and end with it: for work that takes long and
+    /// should hold up neither the writer nor the readers. How many there are at once is up to the caller.
+    ///
+    /// # Errors
+    /// [`OpenError`] when there is no thread or no connection to be had; [`HandleError::Panicked`].
+    ///
+    /// # Cancel safety
+    /// Once begun it runs to its end, whether anybody waits or not.
+    pub async fn aside<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Store) -> T + Send + 'static,
+    ) -> Result<Result<T, HandleError>, OpenError> {
+        let (answer, answered) = bounded(1);
+        let file = self.file.clone();
+        let work = move || {
+            let opened = file.1.clone().read_only(true).open(&file.0);
+            let _ = answer.try_send(opened.map(|store| job(&store)));
+        };
+        // A panic ends the thread, and with it the sender.
+        let thread = thread::Builder::new().name("opor-aside".to_owned()).spawn(work);
+        thread.map_err(|source| OpenError::Thread { source })?;
+        answered.recv().await.map_or(Ok(Err(HandleError::Panicked)), |done| done.map(Ok))
     }
 
     /// Takes no more jobs, from any clone, does those that are queued, and closes the file. Blocks until then.

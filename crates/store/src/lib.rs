@@ -25,6 +25,7 @@ mod cursor;
 mod engine;
 mod forced;
 mod functions;
+mod gap;
 mod handle;
 mod hook;
 mod horizon;
@@ -66,6 +67,6 @@ pub use replicate::ReplicateError;
 pub use rusqlite;
 pub use snapshot::{
     ImageError, Manifest, ManifestError, RestoreError, Snapshot, SnapshotError, SnapshotImage,
-    SnapshotReader, SnapshotReceiver, SnapshotTable, StreamError, partial_path,
+    SnapshotReader, SnapshotReceiver, SnapshotTable, StreamError, partial_path, remove_abandoned_images,
 };
 pub use store::{OpenError, Store, StoreError};

@@ -12,7 +12,7 @@ use crate::repair::Incident;
 use crate::sqlite::{Db, failure, quote};
 
 /// The layout this code writes. A file with a larger number is refused.
-pub(crate) const FORMAT: i64 = 3;
+pub(crate) const FORMAT: i64 = 4;
 
 /// Tombstones, in chunks of neighbouring keys of one table.
 pub(crate) const TOMBSTONES: &str = "
@@ -42,7 +42,8 @@ CREATE TABLE opor_tail(db_version INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE opor_incident(
     id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, table_name TEXT NOT NULL, what TEXT NOT NULL);
 CREATE TABLE opor_cursor(
-    peer BLOB PRIMARY KEY NOT NULL, pulled TEXT, acknowledged INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+    peer BLOB PRIMARY KEY NOT NULL, pulled TEXT, acknowledged INTEGER NOT NULL DEFAULT 0,
+    held INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
 ";
 
 /// The only row of `opor_meta`, with `db_version` brought up to the tail's.
@@ -507,6 +508,37 @@ pub(crate) fn save_acknowledged(db: Db, peer: SiteId, version: u64) -> Result<()
         "INSERT INTO opor_cursor(peer, acknowledged) VALUES (?, ?) \
          ON CONFLICT(peer) DO UPDATE SET acknowledged = max(acknowledged, excluded.acknowledged)",
     )?;
+    let mut run = stmt.start();
+    run.bind_blob(peer.as_bytes())?;
+    run.bind_integer(version.cast_signed())?;
+    run.step()?;
+    Ok(())
+}
+
+/// Up to which version here a peer holds everything: by what it has acknowledged, and because it sent it.
+pub(crate) fn held(db: Db, peer: SiteId) -> Result<u64, Error> {
+    let mut stmt = db.prepare("SELECT max(acknowledged, held) FROM opor_cursor WHERE peer = ?")?;
+    let mut row = stmt.start();
+    row.bind_blob(peer.as_bytes())?;
+    Ok(if row.step()? { row.integer(0).cast_unsigned() } else { 0 })
+}
+
+/// Notes that; it never goes back.
+pub(crate) fn save_held(db: Db, peer: SiteId, version: u64) -> Result<(), Error> {
+    let mut stmt = db.prepare("UPDATE opor_cursor SET held = max(held, ?2) WHERE peer = ?1")?;
+    let mut run = stmt.start();
+    run.bind_blob(peer.as_bytes())?;
+    run.bind_integer(version.cast_signed())?;
+    run.step()?;
+    Ok(())
+}
+
+/// A version here has come from a peer, all of it: where the peer holds everything before, it holds that too.
+///
+/// It has not acknowledged it: its cursor is where it was, and compaction must leave what is after that.
+pub(crate) fn note_sent(db: Db, peer: SiteId, version: u64) -> Result<(), Error> {
+    let mut stmt =
+        db.prepare("UPDATE opor_cursor SET held = ?2 WHERE peer = ?1 AND max(acknowledged, held) = ?2 - 1")?;
     let mut run = stmt.start();
     run.bind_blob(peer.as_bytes())?;
     run.bind_integer(version.cast_signed())?;

@@ -315,7 +315,7 @@ impl Engine {
 }
 
 /// From where on the walk reads one table.
-fn resume(table: u32, base: u64, from: Option<Position>) -> (i64, i64) {
+pub(crate) fn resume(table: u32, base: u64, from: Option<Position>) -> (i64, i64) {
     match from {
         None => (base.cast_signed(), i64::MAX),
         Some(from) if table == from.table => (from.dv.cast_signed(), from.place),

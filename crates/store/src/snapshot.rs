@@ -8,6 +8,7 @@
 mod check;
 mod copy;
 mod forgotten;
+mod image;
 mod manifest;
 mod merge;
 mod receive;
@@ -17,13 +18,14 @@ mod strip;
 mod tests;
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Error;
 use tempfile::NamedTempFile;
 
 pub use check::ImageError;
+pub use image::remove_abandoned_images;
 pub use manifest::{Manifest, ManifestError, SnapshotTable};
 pub use receive::{RestoreError, SnapshotImage, SnapshotReceiver, partial_path};
 pub use stream::{SnapshotReader, StreamError};
@@ -31,6 +33,7 @@ pub use stream::{SnapshotReader, StreamError};
 use crate::options::OpenOptions;
 use crate::progress::{Cancelled, Halt, Phase, Reporter, Watcher};
 use crate::store::{OpenError, Store};
+use image::{image_file, read_chunk};
 use manifest::CHUNK_BYTES;
 
 /// Fast, and on images nearly as small as slower levels: pages of clocks and text compress at once or not at all.
@@ -83,8 +86,8 @@ impl From<Cancelled> for SnapshotError {
 
 /// An image of a replica, ready to be sent; the file behind it goes when this is dropped.
 ///
-/// Chunks can be asked for in any order and any number of times, so a transfer that broke off goes on at the chunk where
-/// it stopped.
+/// Chunks can be asked for in any order and any number of times, and by several threads at once; so a transfer that broke
+/// off goes on at the chunk where it stopped.
 ///
 /// ```
 /// use opor_store::{OpenOptions, Snapshot, SnapshotReceiver, Store, partial_path};
@@ -142,11 +145,6 @@ impl Snapshot {
     }
 }
 
-fn read_chunk(mut file: &File, index: u32, bytes: &mut [u8]) -> io::Result<()> {
-    file.seek(SeekFrom::Start(u64::from(index) * CHUNK_BYTES as u64))?;
-    file.read_exact(bytes)
-}
-
 impl Store {
     /// Makes an image of what is committed now, from which another replica can start.
     ///
@@ -157,7 +155,7 @@ impl Store {
     /// # Errors
     /// See [`SnapshotError`].
     pub fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
-        self.make_snapshot(&mut Reporter::silent())
+        self.make_snapshot(&self.image_folder(), &mut Reporter::silent())
     }
 
     /// As [`snapshot`](Self::snapshot), and tells a watcher how far it is.
@@ -170,17 +168,26 @@ impl Store {
     /// # Errors
     /// See [`SnapshotError`]; the database is as before in any case.
     pub fn snapshot_watched(&self, watcher: &mut Watcher<'_>) -> Result<Snapshot, SnapshotError> {
-        self.make_snapshot(&mut Reporter::to(watcher))
+        self.make_snapshot(&self.image_folder(), &mut Reporter::to(watcher))
     }
 
-    fn make_snapshot(&self, reporter: &mut Reporter<'_>) -> Result<Snapshot, SnapshotError> {
+    /// As [`snapshot_watched`](Self::snapshot_watched), with the image in a folder of choice.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`]; the database is as before in any case.
+    pub fn snapshot_in(&self, folder: &Path, watcher: &mut Watcher<'_>) -> Result<Snapshot, SnapshotError> {
+        let folder = std::path::absolute(folder)
+            .map_err(|source| SnapshotError::Io { folder: folder.to_owned(), source })?;
+        self.make_snapshot(&folder, &mut Reporter::to(watcher))
+    }
+
+    fn make_snapshot(&self, folder: &Path, reporter: &mut Reporter<'_>) -> Result<Snapshot, SnapshotError> {
         if !self.is_autocommit() {
             return Err(SnapshotError::InTransaction);
         }
         self.engine.look_around()?;
-        let folder = self.image_folder();
-        let io = |source| SnapshotError::Io { folder: folder.clone(), source };
-        let image = image_file(&folder).map_err(io)?;
+        let io = |source| SnapshotError::Io { folder: folder.to_owned(), source };
+        let image = image_file(folder).map_err(io)?;
         let file = image.as_file();
         copy::copy(self.engine.db, image.path(), self.is_memory, reporter)?;
         let copy = OpenOptions::new().create(false).open(image.path()).map_err(SnapshotError::Open)?;
@@ -217,10 +224,6 @@ impl Store {
             None => std::env::temp_dir(),
         }
     }
-}
-
-fn image_file(folder: &Path) -> io::Result<NamedTempFile> {
-    tempfile::Builder::new().prefix(".opor-snapshot-").tempfile_in(folder)
 }
 
 enum Undescribed {

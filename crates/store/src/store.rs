@@ -550,6 +550,25 @@ impl Store {
         Ok(self.engine.uncaptured(|| meta::save_acknowledged(self.engine.db, peer, version.0))?)
     }
 
+    /// Up to which version of this replica's own log a peer holds everything: by what it has acknowledged, and by what it
+    /// sent itself. It may be more than [`acknowledged_by`](Self::acknowledged_by): the peer need not have pulled its own
+    /// changes back.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn held_by(&self, peer: SiteId) -> Result<DbVersion, StoreError> {
+        Ok(DbVersion(meta::held(self.engine.db, peer)?))
+    }
+
+    /// Records that a peer holds everything up to a version; it never goes back. A merge with a cursor records it by itself
+    /// where all before was held.
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn set_held_by(&mut self, peer: SiteId, version: DbVersion) -> Result<(), StoreError> {
+        Ok(self.engine.uncaptured(|| meta::save_held(self.engine.db, peer, version.0))?)
+    }
+
     /// What was done to the file without opor and noticed, oldest first.
     ///
     /// # Errors

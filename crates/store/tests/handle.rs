@@ -5,7 +5,7 @@ use std::sync::mpsc::channel;
 
 use futures::executor::{LocalPool, block_on};
 use futures::task::LocalSpawnExt;
-use opor_store::{HandleError, OpenOptions, StoreHandle};
+use opor_store::{HandleError, OpenOptions, Store, StoreHandle};
 
 struct Folder(PathBuf);
 
@@ -119,4 +119,37 @@ fn close_does_what_is_queued_and_then_refuses() {
 
 fn count_mut(store: &mut opor_store::Store) -> i64 {
     count(store)
+}
+
+/// A snapshot is made beside readers and writer, by a connection that can only read.
+#[test]
+fn long_work_has_a_thread_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let handle = StoreHandle::open(folder.path().join("app.db"), &OpenOptions::new(), 1).unwrap();
+    let images = tempfile::tempdir().unwrap();
+    let chosen = images.path().to_owned();
+    block_on(async {
+        let write = |store: &mut Store| {
+            store.execute_batch("CREATE TABLE todos(id INTEGER PRIMARY KEY NOT NULL, title)").unwrap();
+            store.replicate("todos").unwrap();
+            store.execute_batch("INSERT INTO todos VALUES (1, 'milk')").unwrap();
+        };
+        handle.write(write).await.unwrap();
+        // The only reader is busy all the while.
+        let (free, held) = channel::<()>();
+        let reader = handle.clone();
+        let busy = std::thread::spawn(move || block_on(reader.read(move |_| held.recv().is_ok())));
+        let make =
+            move |store: &Store| store.snapshot_in(&chosen, &mut |_| std::ops::ControlFlow::Continue(()));
+        let snapshot = handle.aside(make).await.unwrap().unwrap().unwrap();
+        assert_eq!(snapshot.manifest().db_version.0, 1);
+        assert_eq!(std::fs::read_dir(images.path()).unwrap().count(), 1);
+        drop(snapshot);
+        assert_eq!(std::fs::read_dir(images.path()).unwrap().count(), 0);
+        free.send(()).unwrap();
+        assert_eq!(busy.join().unwrap(), Ok(true));
+        let panicked = handle.aside(|_: &Store| panic!("a job that fails")).await.unwrap();
+        assert_eq!(panicked, Err::<(), _>(HandleError::Panicked));
+    });
+    handle.close();
 }

@@ -30,6 +30,14 @@ impl Echoes {
         self.0.iter().rev().any(|run| run.contains(&version.0))
     }
 
+    /// The last version up to which everything after this one came from the peer: reading may begin there.
+    #[must_use]
+    pub fn past(&self, version: DbVersion) -> DbVersion {
+        let next = version.0.saturating_add(1);
+        let run = self.0.iter().rev().find(|run| run.contains(&next));
+        run.map_or(version, |run| DbVersion(*run.end()))
+    }
+
     /// Notes a version; they come in rising order.
     pub(crate) fn note(&mut self, version: DbVersion) {
         if let Some(last) = self.0.last_mut()
@@ -96,6 +104,8 @@ mod tests {
         let some = echoes([3, 4, 9]);
         let held: Vec<u64> = (0..12).filter(|version| some.has(DbVersion(*version))).collect();
         assert_eq!(held, [3, 4, 9]);
+        let past: Vec<u64> = (0..11).map(|version| some.past(DbVersion(version)).0).collect();
+        assert_eq!(past, [0, 1, 4, 4, 4, 5, 6, 7, 9, 9, 10]);
     }
 
     #[test]

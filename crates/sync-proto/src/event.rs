@@ -42,7 +42,8 @@ pub enum Input<'a> {
         /// The request.
         req: RequestId,
         /// The version that the merge took here, if it changed anything. What is of this version is not sent back to
-        /// the peer; so tell it before the [`Input::LocalCommit`] of the merge.
+        /// the peer; so tell it before the [`Input::LocalCommit`] of the merge. For a snapshot: none where versions may
+        /// have been numbered anew, or where the merge also wrote something that the peer lacks; then everything is sent.
         version: Option<DbVersion>,
     },
     /// Answers [`Output::Apply`]: it cannot be taken, and nothing of it is stored. Ends the session.
@@ -209,7 +210,8 @@ pub enum Event {
     CaughtUp,
     /// The peer holds what this replica committed up to this cursor of its own.
     Acknowledged(Cursor),
-    /// The peer cannot continue from the cursor it was asked with. Nothing comes until [`Input::Restart`]. A replica that
+    /// The peer does not send its log after the cursor it was asked with: that history is gone, or a snapshot is the shorter
+    /// way. Nothing comes until [`Input::Restart`]. A replica that
     /// holds rows should take a snapshot: starting over does not bring deletes that are no longer on record.
     Behind {
         /// Whether a snapshot can be asked for.

@@ -353,7 +353,10 @@ impl Inbound {
                 self.caught_up |= done;
             }
             Then::Pull(cursor) => {
-                requests.forget_echoes();
+                if version.is_none() {
+                    // The snapshot may have taken the place of the database, with its numbers.
+                    requests.forget_echoes();
+                }
                 self.feed = Feed::Silent;
                 self.ask(Ask::Log(Some(cursor)));
             }

@@ -92,7 +92,8 @@ pub enum Message<'a> {
         /// How many payload bytes may be sent, in all.
         limit: u64,
     },
-    /// The history that your cursor continues is gone; nothing comes until you ask anew.
+    /// The log after your cursor is not sent: its history is gone, or a snapshot is the shorter way. Nothing comes until you
+    /// ask anew.
     Behind {
         /// Whether there is a snapshot to ask for.
         snapshot: bool,

@@ -4,19 +4,27 @@
 //! in. It has no protocol logic: a [`Session`](opor_sync_proto::Session) says what to do, and a task does it, which owns
 //! the session. Sending, reading and the work of the store go on side by side, and no runtime is blocked.
 //!
-//! Snapshots are neither given nor taken yet. A replica that needs one is told [`Ended::SnapshotNeeded`].
+//! A replica that missed deletes which its peer has forgotten, or that is far behind, is brought in step by a snapshot,
+//! without being asked. Its peer makes an image and shares it among all who need one; the replica keeps the chunks beside
+//! its database, goes on with them after a cut or a crash, and merges the whole in one commit.
 
+mod answers;
 mod backoff;
+mod gallery;
+mod intake;
+mod lag;
 mod outgoing;
 mod peers;
 mod replicator;
 mod session;
 mod status;
+mod taking;
 mod verdict;
 mod work;
 
 pub use backoff::Backoff;
-pub use opor_sync_proto::{Hello, Refusal, Timeouts, Token};
+pub use intake::SnapshotFault;
+pub use opor_sync_proto::{Hello, Refusal, Rejection, Timeouts, Token};
 pub use replicator::{Builder, Replicator, StartError};
-pub use status::{PeerHandle, SyncEvent, SyncEvents, SyncStatus};
+pub use status::{CatchUp, PeerHandle, SyncEvent, SyncEvents, SyncStatus};
 pub use verdict::Ended;

@@ -2,25 +2,31 @@
 
 use std::sync::Arc;
 
+use opor_sync_proto::{Hello, Refusal};
 use opor_transport_traits::{Dialer, Link, Listener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::backoff::jitter;
-use crate::replicator::{Shared, stopped};
+use crate::replicator::{AdmitRule, Shared, stopped};
 use crate::session::{Outcome, run};
 use crate::status::{SyncEvent, SyncStatus};
 use crate::verdict::{Ended, Verdict};
 
-/// Sessions of one listener at once; further links wait to be accepted. What each holds is bounded, and so is this.
-const ACCEPTED_MAX: usize = 1024;
+/// Sessions beyond the limit that are told so, at once; still more links wait to be accepted.
+const TURNED_AWAY_MAX: usize = 16;
 
 /// Keeps in step with one peer, until it is stopped or refused.
 ///
 /// # Cancel safety
 /// When it is dropped the link is lost; see [`run`].
-pub(crate) async fn keep(shared: Arc<Shared>, dialer: Box<dyn Dialer>, status: watch::Sender<SyncStatus>) {
+pub(crate) async fn keep(
+    shared: Arc<Shared>,
+    dialer: Box<dyn Dialer>,
+    status: watch::Sender<SyncStatus>,
+    last_end: watch::Sender<Option<Arc<Ended>>>,
+) {
     let mut stop = shared.stop.clone();
     let mut failures = 0;
     loop {
@@ -32,14 +38,20 @@ pub(crate) async fn keep(shared: Arc<Shared>, dialer: Box<dyn Dialer>, status: w
         let outcome = match dialled {
             Ok(link) => {
                 let tell = |now| {
-                    status.send_replace(now);
+                    status.send_if_modified(|before| {
+                        *before != now && {
+                            *before = now;
+                            true
+                        }
+                    });
                 };
                 run(&shared, link, shared.config.clone(), None, &tell).await
             }
-            Err(error) => Outcome { ended: Ended::Link(error), was_live: false },
+            Err(error) => Outcome { ended: Ended::Link(error), got_on: false },
         };
-        failures = if outcome.was_live { 0_u32 } else { failures };
-        let ended = outcome.ended;
+        failures = if outcome.got_on { 0_u32 } else { failures };
+        let ended = Arc::new(outcome.ended);
+        last_end.send_replace(Some(ended.clone()));
         if *stop.borrow() {
             break;
         }
@@ -48,7 +60,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, dialer: Box<dyn Dialer>, status: w
             Verdict::Retry | Verdict::Over => SyncStatus::Offline,
             Verdict::Refused => SyncStatus::Refused { reason: ended.in_full() },
         });
-        shared.tell(SyncEvent::Ended { peer: dialer.target().clone(), how: Arc::new(ended) });
+        shared.tell(SyncEvent::Ended { peer: dialer.target().clone(), how: ended });
         if verdict != Verdict::Retry {
             return;
         }
@@ -71,8 +83,11 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut listener: Box<dyn Listener>) 
     let mut sessions = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept(), if sessions.len() < ACCEPTED_MAX => match accepted {
-                Ok(link) => drop(sessions.spawn(session(shared.clone(), link))),
+            accepted = listener.accept(), if sessions.len() < shared.sessions_max + TURNED_AWAY_MAX => match accepted {
+                Ok(link) => {
+                    let is_full = sessions.len() >= shared.sessions_max;
+                    sessions.spawn(session(shared.clone(), link, is_full));
+                }
                 Err(error) => {
                     let address = listener.address().to_owned();
                     shared.tell(SyncEvent::ListenerFailed { address, how: Arc::new(Ended::Link(error)) });
@@ -88,8 +103,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut listener: Box<dyn Listener>) 
     while sessions.join_next().await.is_some() {}
 }
 
-async fn session(shared: Arc<Shared>, link: Link) {
+async fn session(shared: Arc<Shared>, link: Link, is_full: bool) {
     let peer = link.peer().clone();
-    let outcome = run(&shared, link, shared.responder(), Some(&*shared.admit), &|_| {}).await;
+    let admit: &AdmitRule = if is_full { &|_: &Hello| Err(Refusal::Busy) } else { &*shared.admit };
+    let outcome = run(&shared, link, shared.responder(), Some(admit), &|_| {}).await;
     shared.tell(SyncEvent::Ended { peer, how: Arc::new(outcome.ended) });
 }

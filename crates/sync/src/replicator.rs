@@ -1,17 +1,22 @@
 //! The handle of an application: what is synced with whom, and how it goes.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opor_core::{DbVersion, DecodeLimits};
-use opor_store::{Commits, HandleError, Store, StoreHandle};
-use opor_sync_proto::{Config, ConfigError, Hello, MonoMillis, Refusal, Role, Session, Timeouts, Token};
+use opor_store::{Commits, HandleError, Store, StoreError, StoreHandle, remove_abandoned_images};
+use opor_sync_proto::{
+    Capabilities, Config, ConfigError, Hello, MonoMillis, Refusal, Role, Session, Timeouts, Token,
+};
 use opor_transport_traits::{Dialer, Listener};
 use tokio::sync::{Semaphore, broadcast, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::backoff::Backoff;
+use crate::gallery::{Gallery, Rules};
 use crate::peers::{keep, serve};
 use crate::status::{PeerHandle, SyncEvent, SyncEvents, SyncStatus};
 
@@ -21,6 +26,20 @@ const EVENTS_MAX: usize = 1024;
 /// How often other processes that write to the file are looked for: soon for a person who waits, and rare beside what the
 /// question costs, which is a hop to a reader's thread.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Sessions of one listener at once. What each holds is bounded, and so is this.
+const SESSIONS_MAX: usize = 1024;
+
+/// Rows of the log above which a snapshot may be given instead. Below, some seconds of catching up show the first rows
+/// at once, while an image has to be made, sent and merged whole before one is seen.
+const SNAPSHOT_ROWS: u64 = 250_000;
+
+/// The largest image that is taken. Chunks compress, so a peer could fill a disk with little traffic.
+const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
+
+/// How long an image is kept that nobody asks for: a peer that was cut off has come back by then, and others that were
+/// away as long share it.
+const IMAGE_KEEP: Duration = Duration::from_secs(600);
 
 /// Who is let in.
 pub(crate) type AdmitRule = dyn Fn(&Hello) -> Result<(), Refusal> + Send + Sync;
@@ -36,6 +55,13 @@ pub(crate) struct Shared {
     pub(crate) merge_turns: Option<Arc<Semaphore>>,
     pub(crate) commits: watch::Receiver<DbVersion>,
     pub(crate) stop: watch::Receiver<bool>,
+    /// The same, for work that blocks.
+    pub(crate) stopping: Arc<AtomicBool>,
+    pub(crate) gallery: Arc<Gallery>,
+    /// Held by the session that takes a snapshot.
+    pub(crate) turns: Arc<Semaphore>,
+    pub(crate) snapshot_bytes_max: u64,
+    pub(crate) sessions_max: usize,
     events: broadcast::Sender<SyncEvent>,
 }
 
@@ -69,6 +95,9 @@ pub enum StartError {
     /// The store is closed, or failed.
     #[error("store could not be asked")]
     Store(#[from] HandleError),
+    /// The store could not say how far it is.
+    #[error("store could not be read")]
+    Read(#[source] Arc<StoreError>),
 }
 
 /// Keeps a database in step with its peers, until it is stopped or dropped.
@@ -102,7 +131,7 @@ pub enum StartError {
 ///     Replicator::builder(replicas[1].clone(), "garden").peer(network.dialer("phone", "hub")).start().await?;
 ///
 /// let mut status = phone.peers()[0].status();
-/// status.wait_for(|status| *status == SyncStatus::Live).await?;
+/// status.wait_for(SyncStatus::is_live).await?;
 /// phone.stop().await;
 /// hub.stop().await;
 /// # Ok::<_, Box<dyn std::error::Error>>(()) })?;
@@ -112,7 +141,15 @@ pub struct Replicator {
     peers: Vec<PeerHandle>,
     events: broadcast::WeakSender<SyncEvent>,
     stop: watch::Sender<bool>,
+    stopping: Arc<AtomicBool>,
     tasks: JoinSet<()>,
+}
+
+impl Drop for Replicator {
+    fn drop(&mut self) {
+        // Tasks end with the set; what blocks has to be told.
+        self.stopping.store(true, Ordering::Relaxed);
+    }
 }
 
 impl fmt::Debug for Replicator {
@@ -126,12 +163,15 @@ impl Replicator {
     #[must_use]
     pub fn builder(store: StoreHandle, room: impl Into<String>) -> Builder {
         // The site id is asked of the store at the start.
-        let config = Config::new(opor_core::SiteId::from([0; 16]), room);
+        let mut config = Config::new(opor_core::SiteId::from([0; 16]), room);
+        config.capabilities = config.capabilities.with(Capabilities::SNAPSHOT);
         Builder {
             store,
             config,
             backoff: Backoff::default(),
             look_every: LOOK_EVERY,
+            snapshots: Snapshots::default(),
+            sessions_max: SESSIONS_MAX,
             admit: Box::new(|_| Ok(())),
             decode_limits: DecodeLimits::default(),
             merge_turns: None,
@@ -155,7 +195,8 @@ impl Replicator {
 
     /// Says goodbye to all peers, waits for what the store is doing for them, and ends.
     ///
-    /// What was committed and not sent yet travels the next time; nothing that was acknowledged is lost.
+    /// What was committed and not sent yet travels the next time; nothing that was acknowledged is lost. A snapshot that
+    /// is being made or merged is given up; chunks of one that has not come whole stay, to go on with.
     ///
     /// # Cancel safety
     /// Dropped, it ends at once, as dropping the replicator does.
@@ -164,6 +205,7 @@ impl Replicator {
     /// When a task of a peer has panicked.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
+        self.stopping.store(true, Ordering::Relaxed);
         while let Some(ended) = self.tasks.join_next().await {
             if let Err(error) = ended
                 && let Ok(panic) = error.try_into_panic()
@@ -180,11 +222,27 @@ pub struct Builder {
     config: Config,
     backoff: Backoff,
     look_every: Duration,
+    snapshots: Snapshots,
+    sessions_max: usize,
     admit: Box<AdmitRule>,
     decode_limits: DecodeLimits,
     merge_turns: Option<Arc<Semaphore>>,
     dialers: Vec<Box<dyn Dialer>>,
     listeners: Vec<Box<dyn Listener>>,
+}
+
+/// Settings for snapshots.
+struct Snapshots {
+    folder: Option<PathBuf>,
+    keep: Duration,
+    rows: u64,
+    bytes_max: u64,
+}
+
+impl Default for Snapshots {
+    fn default() -> Self {
+        Self { folder: None, keep: IMAGE_KEEP, rows: SNAPSHOT_ROWS, bytes_max: SNAPSHOT_BYTES_MAX }
+    }
 }
 
 impl fmt::Debug for Builder {
@@ -280,6 +338,50 @@ impl Builder {
         self
     }
 
+    /// Neither gives snapshots nor takes them. A replica that needs one is then told
+    /// [`Ended::SnapshotNeeded`](crate::Ended::SnapshotNeeded).
+    #[must_use]
+    pub const fn without_snapshots(mut self) -> Self {
+        self.config.capabilities.0 &= !Capabilities::SNAPSHOT.0;
+        self
+    }
+
+    /// A peer that asks for a log of more than about so many rows, which are at least half of all, is given a snapshot
+    /// instead; 250,000 by default. Who has missed deletes that are no longer on record is given one whatever this says.
+    #[must_use]
+    pub const fn snapshot_rows(mut self, rows: u64) -> Self {
+        self.snapshots.rows = rows;
+        self
+    }
+
+    /// The largest image that is taken, in bytes; 4 GiB by default.
+    #[must_use]
+    pub const fn snapshot_bytes_max(mut self, bytes_max: u64) -> Self {
+        self.snapshots.bytes_max = bytes_max;
+        self
+    }
+
+    /// Where images are made for peers, in place of beside the database. Two at most, each about as large as that.
+    #[must_use]
+    pub fn image_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.snapshots.folder = Some(folder.into());
+        self
+    }
+
+    /// How long an image is kept that no peer asks for; ten minutes by default.
+    #[must_use]
+    pub const fn image_keep(mut self, keep: Duration) -> Self {
+        self.snapshots.keep = keep;
+        self
+    }
+
+    /// How many sessions a listener has at once; 1024 by default. Further peers are told that it is busy, and come again.
+    #[must_use]
+    pub const fn sessions_max(mut self, sessions_max: usize) -> Self {
+        self.sessions_max = sessions_max;
+        self
+    }
+
     /// Starts the tasks, on the tokio runtime that this is called on. It needs a timer.
     ///
     /// # Errors
@@ -293,11 +395,19 @@ impl Builder {
     pub async fn start(mut self) -> Result<Replicator, StartError> {
         self.config.site = self.store.read(Store::site_id).await?;
         Session::new(self.config.clone(), MonoMillis(0))?;
-        let (told, commits) = watch::channel(DbVersion(0));
+        let version = self.store.read(Store::db_version).await?;
+        let (told, commits) = watch::channel(version.map_err(|error| StartError::Read(Arc::new(error)))?);
         let (stop, asked) = watch::channel(false);
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let weak_events = events.downgrade();
         let written = self.store.commits();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let folder = self.snapshots.folder.unwrap_or_else(|| folder_of(self.store.path()));
+        let rules = Rules { folder, keep: self.snapshots.keep, far: self.snapshots.rows };
+        let abandoned = rules.folder.clone();
+        // A folder that cannot be read has no image that could be in the way.
+        spawn_blocking(move || remove_abandoned_images(&abandoned));
+        let gallery = Gallery::new(self.store.clone(), rules, stopping.clone(), events.clone());
         let shared = Arc::new(Shared {
             store: self.store.clone(),
             config: self.config,
@@ -307,20 +417,34 @@ impl Builder {
             merge_turns: self.merge_turns,
             commits,
             stop: asked.clone(),
+            stopping: stopping.clone(),
+            gallery: Arc::new(gallery),
+            turns: Arc::new(Semaphore::new(1)),
+            snapshot_bytes_max: self.snapshots.bytes_max,
+            sessions_max: self.sessions_max,
             events,
         });
         let mut tasks = JoinSet::new();
+        tasks.spawn(shared.gallery.clone().tidy(asked.clone()));
         tasks.spawn(watch_commits(self.store, written, self.look_every, told, asked));
         let mut peers = Vec::new();
         for dialer in self.dialers {
             let (status, seen) = watch::channel(SyncStatus::Connecting);
-            peers.push(PeerHandle { target: dialer.target().clone(), status: seen });
-            tasks.spawn(keep(shared.clone(), dialer, status));
+            let (ended, last_end) = watch::channel(None);
+            peers.push(PeerHandle { target: dialer.target().clone(), status: seen, last_end });
+            tasks.spawn(keep(shared.clone(), dialer, status, ended));
         }
         for listener in self.listeners {
             tasks.spawn(serve(shared.clone(), listener));
         }
-        Ok(Replicator { peers, events: weak_events, stop, tasks })
+        Ok(Replicator { peers, events: weak_events, stop, stopping, tasks })
+    }
+}
+
+fn folder_of(database: &Path) -> PathBuf {
+    match database.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
     }
 }
 

@@ -16,9 +16,19 @@ pub enum SyncStatus {
     /// It is being dialled, or the sides introduce themselves.
     Connecting,
     /// Both let each other in, and what was missed is on its way.
-    CatchingUp,
+    CatchingUp {
+        /// In which way, and so what is counted.
+        by: CatchUp,
+        /// How much is durable here.
+        done: u64,
+        /// How much there is in all, where that is known.
+        total: Option<u64>,
+    },
     /// All that the peer had is durable here, and what is committed at either side travels at once.
-    Live,
+    Live {
+        /// Commits here that the peer has not acknowledged; what it sent itself does not count.
+        lag: u64,
+    },
     /// The peer cannot be synced with as things are; it is not dialled any more.
     Refused {
         /// Why.
@@ -26,11 +36,29 @@ pub enum SyncStatus {
     },
 }
 
+/// A way to catch up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatchUp {
+    /// The log of the peer; counted in changes, and how many there are nobody knows beforehand.
+    Log,
+    /// A snapshot; counted in bytes of the image.
+    Snapshot,
+}
+
+impl SyncStatus {
+    /// Whether what is committed travels at once.
+    #[must_use]
+    pub const fn is_live(&self) -> bool {
+        matches!(self, Self::Live { .. })
+    }
+}
+
 /// A peer that is dialled.
 #[derive(Clone, Debug)]
 pub struct PeerHandle {
     pub(crate) target: Peer,
     pub(crate) status: watch::Receiver<SyncStatus>,
+    pub(crate) last_end: watch::Receiver<Option<Arc<Ended>>>,
 }
 
 impl PeerHandle {
@@ -44,6 +72,12 @@ impl PeerHandle {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<SyncStatus> {
         self.status.clone()
+    }
+
+    /// How the last attempt or session ended, when one has. It is known before the status says so.
+    #[must_use]
+    pub fn last_end(&self) -> Option<Arc<Ended>> {
+        self.last_end.borrow().clone()
     }
 }
 
@@ -64,7 +98,7 @@ pub enum SyncEvent {
         site: SiteId,
         /// In how many rows there were changes.
         rows: usize,
-        /// How many changes came.
+        /// How many changes came; for a snapshot how many of them were taken.
         changes: usize,
         /// How many of them were known here.
         unchanged: usize,
@@ -109,6 +143,34 @@ pub enum SyncEvent {
         /// The version.
         version: DbVersion,
     },
+    /// A snapshot of the peer is on its way.
+    SnapshotBegun {
+        /// The peer.
+        site: SiteId,
+        /// How large the image is.
+        bytes: u64,
+        /// How many chunks it has.
+        chunks: u64,
+        /// How many of them are here from an earlier attempt.
+        held: u64,
+    },
+    /// A snapshot of the peer was merged; [`Merged`](Self::Merged) says what that changed.
+    SnapshotInstalled {
+        /// The peer.
+        site: SiteId,
+    },
+    /// An image of this replica was made, to be given to peers.
+    ImageMade {
+        /// How large it is.
+        bytes: u64,
+    },
+    /// No image could be made; whoever asked is told that there is none.
+    ImageFailed {
+        /// Why.
+        reason: String,
+    },
+    /// An image was removed: nobody had asked for it for a while, or a newer one takes its place.
+    ImageRemoved,
     /// A dial failed, or a session ended.
     Ended {
         /// The other end.

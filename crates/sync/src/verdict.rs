@@ -3,6 +3,8 @@
 use opor_sync_proto::{Bye, ByeCode, CloseReason, Refusal, Rejection};
 use opor_transport_traits::{CloseCode, TransportError};
 
+use crate::intake::SnapshotFault;
+
 /// How an attempt ended.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -16,10 +18,35 @@ pub enum Ended {
     /// The store could not do what was asked of it.
     #[error("store failed: {0}")]
     Store(String),
-    /// The peer has dropped history that this replica needs. Only a snapshot brings it in step, which sessions do not
-    /// take yet.
+    /// What the peer sent cannot be stored here. Nothing of it is.
+    #[error("what the peer sent was refused here: {why}")]
+    Rejected {
+        /// Of which kind it is.
+        rejection: Rejection,
+        /// What the store says.
+        why: String,
+    },
+    /// The peer sent a snapshot that is not sound. Nothing of it is in the database.
+    #[error("peer sent a snapshot that is not sound")]
+    Snapshot(#[source] SnapshotFault),
+    /// The peer has dropped history that this replica needs, and one of the two does not do snapshots.
     #[error("peer has dropped history that this replica needs; it has to start from a snapshot")]
     SnapshotNeeded,
+    /// The peer has dropped history that this replica needs, and has no snapshot to give now.
+    #[error("peer has no snapshot to give now")]
+    NoSnapshot,
+    /// Another process is taking a snapshot into this database.
+    #[error("another process takes a snapshot into this database")]
+    SnapshotBusy,
+    /// The next part of a snapshot did not come.
+    #[error("the next part of a snapshot was waited for for {after_ms} ms")]
+    SnapshotStalled {
+        /// The limit.
+        after_ms: u64,
+    },
+    /// Syncing was stopped while something long was done for it.
+    #[error("syncing was stopped")]
+    Stopped,
     /// The handle of the store has been closed.
     #[error("store is closed")]
     StoreClosed,
@@ -52,7 +79,10 @@ impl Ended {
             Self::Link(error) => error.worth_retry(),
             Self::Session(reason) => !reason.is_final(),
             Self::Store(_) => true,
+            Self::Rejected { rejection, .. } => !CloseReason::Rejected(*rejection).is_final(),
+            Self::Snapshot(_) | Self::NoSnapshot | Self::SnapshotBusy | Self::SnapshotStalled { .. } => true,
             Self::SnapshotNeeded => false,
+            Self::Stopped => return Verdict::Over,
             Self::StoreClosed => return Verdict::Over,
         };
         if again { Verdict::Retry } else { Verdict::Refused }
@@ -60,15 +90,20 @@ impl Ended {
 
     /// The reason and its causes, on one line.
     pub(crate) fn in_full(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = std::error::Error::source(self);
-        while let Some(error) = source {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            source = error.source();
-        }
-        text
+        in_full(self)
     }
+}
+
+/// An error and its causes, on one line.
+pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
 }
 
 /// With what code a link is closed, for a peer that has not got the goodbye of the session.
@@ -110,6 +145,11 @@ mod tests {
         check(Ended::Session(CloseReason::LinkClosed), Verdict::Retry);
         check(Ended::Store("disk is full".into()), Verdict::Retry);
         check(Ended::SnapshotNeeded, Verdict::Refused);
+        check(Ended::NoSnapshot, Verdict::Retry);
+        check(Ended::Snapshot(SnapshotFault::Chunk { index: 3 }), Verdict::Retry);
+        let rejected = |rejection| Ended::Rejected { rejection, why: "no such table".into() };
+        check(rejected(Rejection::Schema), Verdict::Refused);
+        check(rejected(Rejection::Drift), Verdict::Retry);
         check(Ended::StoreClosed, Verdict::Over);
     }
 

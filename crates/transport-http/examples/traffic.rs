@@ -80,7 +80,7 @@ async fn replicas(dialer: HttpDialer, listener: HttpListener, traffic: &Traffic)
         (replica(folder.path(), "desk", 0).await?, replica(folder.path(), "phone", ROWS).await?);
     let at_desk = Replicator::builder(desk.clone(), "garden").listen(listener).start().await?;
     let at_phone = Replicator::builder(phone.clone(), "garden").peer(dialer).start().await?;
-    at_phone.peers()[0].status().wait_for(|status| *status == SyncStatus::Live).await?;
+    at_phone.peers()[0].status().wait_for(SyncStatus::is_live).await?;
     let count = |store: &Store| store.query_row("SELECT count(*) FROM todos", [], |row| row.get::<_, u32>(0));
     for store in [&desk, &phone] {
         let mut commits = store.commits();

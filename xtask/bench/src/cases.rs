@@ -6,7 +6,7 @@ use crate::case::Basis::{Alone, Extra, Growth, Ratio};
 use crate::case::Goal::{AtMost, Open};
 use crate::case::{Case, Sizes, all, each, only_b, two, wide};
 use crate::database::Side;
-use crate::workload::{bulk, commits, growth, memory, merge, read, size, upkeep, wire, worst};
+use crate::workload::{bulk, commits, growth, memory, merge, read, size, sync, upkeep, wire, worst};
 
 /// A part of the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -19,6 +19,8 @@ pub(crate) enum Part {
     Upkeep,
     /// What opor's storage likes least.
     Worst,
+    /// Two replicas over a WebSocket.
+    Sync,
 }
 
 impl Part {
@@ -29,6 +31,7 @@ impl Part {
             Self::Scale => "scale",
             Self::Upkeep => "upkeep",
             Self::Worst => "worst",
+            Self::Sync => "sync",
         }
     }
 
@@ -39,6 +42,7 @@ impl Part {
             Self::Scale => SCALE,
             Self::Upkeep => UPKEEP,
             Self::Worst => WORST,
+            Self::Sync => SYNC,
         }
     }
 }
@@ -53,12 +57,18 @@ const BYTES: &str = "B";
 const COVERED: f64 = 50.0;
 const MICROS: &str = "us";
 const MEGABYTES: &str = "MB";
+const MILLIS: &str = "ms";
+const SECONDS: &str = "s";
+const TIMES: &str = "x";
 
 /// The sides that have a log.
 const LOGS: &[Side] = &[Side::ByHand, Side::CrSqlite, Side::Opor];
 
 /// Only opor itself.
 const OPOR: &[Side] = &[Side::Opor];
+
+/// A file that is copied, and a replica.
+const COPY: &[Side] = &[Side::Plain, Side::Opor];
 
 /// Where a table kept by hand would be another program, or take long and tell little.
 const NOT_BY_HAND: &[Side] = &[Side::Plain, Side::CrSqlite, Side::Opor];
@@ -330,6 +340,76 @@ const WORST: &[Case] = &[
         merge::into_empty,
     )
     .sizes(FEW),
+];
+
+/// What both sides of a catch-up may take in memory, however long the log is: two pieces of it on their way, read, sent,
+/// received and merged, and the page caches of six connections.
+const SYNC_MEGABYTES_MAX: f64 = 96.0;
+
+const SYNC: &[Case] = &[
+    Case::new(
+        ["P14", "live-p50", "live edit, until it is there, p50"],
+        Alone(MILLIS),
+        only_b(AtMost(2.0)),
+        sync::live_p50,
+    )
+    .sides(OPOR)
+    .in_files(),
+    Case::new(
+        ["P14", "live-p99", "live edit, until it is there, p99"],
+        Alone(MILLIS),
+        only_b(AtMost(10.0)),
+        sync::live_p99,
+    )
+    .sides(OPOR)
+    .in_files(),
+    Case::new(
+        ["", "catch-up", "catch up by the log, x applying it"],
+        Alone(TIMES),
+        two(AtMost(2.0)),
+        sync::catch_up,
+    )
+    .sides(OPOR)
+    .in_files(),
+    Case::new(
+        ["", "memory-sync", "memory, both sides, catching up with edits"],
+        Alone(MEGABYTES),
+        two(AtMost(SYNC_MEGABYTES_MAX)),
+        sync::memory,
+    )
+    .own_process()
+    .sides(OPOR),
+    Case::new(
+        ["P15", "bootstrap-sync", "a replica by snapshot, x copying the file"],
+        Ratio,
+        two(Open),
+        sync::by_snapshot,
+    )
+    .sizes(TENFOLD)
+    .sides(COPY)
+    .in_files(),
+    Case::new(
+        ["", "snapshot-clock", "a replica by snapshot, on the clock"],
+        Alone(SECONDS),
+        two(Open),
+        sync::by_snapshot_clock,
+    )
+    .sizes(TENFOLD)
+    .sides(COPY)
+    .in_files(),
+    Case::new(["", "log-sync", "a replica by the log, x copying the file"], Ratio, two(Open), sync::by_log)
+        .sizes(TENFOLD)
+        .sides(COPY)
+        .in_files(),
+    Case::new(
+        ["", "log-clock", "a replica by the log, on the clock"],
+        Alone(SECONDS),
+        two(Open),
+        sync::by_log_clock,
+    )
+    .sizes(TENFOLD)
+    .sides(OPOR)
+    .in_files(),
 ];
 
 #[cfg(test)]

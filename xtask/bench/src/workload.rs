@@ -9,6 +9,7 @@ pub(crate) mod memory;
 pub(crate) mod merge;
 pub(crate) mod read;
 pub(crate) mod size;
+pub(crate) mod sync;
 pub(crate) mod upkeep;
 pub(crate) mod wire;
 pub(crate) mod worst;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use opor_core::DbVersion;
-use opor_sync::SyncStatus;
+use opor_sync::{CatchUp, SyncStatus};
 use serde_json::{Value as Json, json};
 
 use super::schema::Agreed;
@@ -122,13 +122,16 @@ impl<'a> View<'a> {
         if self.status == *status {
             return Ok(());
         }
+        // How far it is is drawn, and not told line by line.
+        let same = std::mem::discriminant(&self.status) == std::mem::discriminant(status);
         self.status = status.clone();
         let name = match status {
+            _ if same => return self.draw(),
             // Why is told by what ended the link.
             SyncStatus::Offline | SyncStatus::Refused { .. } => return self.draw(),
             SyncStatus::Connecting => "connecting",
-            SyncStatus::CatchingUp => "catching_up",
-            SyncStatus::Live => "live",
+            SyncStatus::CatchingUp { .. } => "catching_up",
+            SyncStatus::Live { .. } => "live",
         };
         match self.mode {
             Mode::Json => self.json(&json!({ "event": "status", "status": name })),
@@ -214,13 +217,22 @@ impl<'a> View<'a> {
         let last = self.last.as_deref().unwrap_or_default();
         let [there, here] = self.expected;
         let (template, message) = match &self.status {
-            SyncStatus::Live if self.reached[1] >= here => {
+            SyncStatus::CatchingUp { by: CatchUp::Snapshot, done, total: Some(total) } => {
+                bar.set_style(style_of(
+                    "{spinner} taking a snapshot  {bar:24} {bytes} of {total_bytes}  {wide_msg}",
+                ));
+                bar.set_length((*total).max(1));
+                bar.set_position(*done);
+                bar.set_message(format!("{DIM}{}{DIM:#}", self.remote));
+                return Ok(());
+            }
+            SyncStatus::Live { .. } if self.reached[1] >= here => {
                 let last =
                     if last.is_empty() { String::new() } else { format!("  {DIM}last at {last}{DIM:#}") };
                 ("{wide_msg}", format!("{GOOD}● live{GOOD:#}  {}  {traffic}{last}", self.remote))
             }
             // All may have come while ours is still on its way.
-            SyncStatus::CatchingUp | SyncStatus::Live => {
+            SyncStatus::CatchingUp { .. } | SyncStatus::Live { .. } => {
                 let template = match there + here {
                     0..BAR_COMMITS_MIN => "{spinner} catching up  {wide_msg}",
                     _ => "{spinner} catching up  {bar:24} {percent:>3}%  {wide_msg}",
@@ -232,8 +244,7 @@ impl<'a> View<'a> {
                 ("{wide_msg}", format!("{MARK}○ offline{MARK:#}  {DIM}{}{DIM:#}", self.why))
             }
         };
-        let style = ProgressStyle::with_template(template);
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        bar.set_style(style_of(template));
         bar.set_length((there + here).max(1));
         bar.set_position(self.reached.iter().zip(self.expected).map(|(at, of)| (*at).min(of)).sum());
         bar.set_message(message);
@@ -254,6 +265,10 @@ impl<'a> View<'a> {
             Mode::Json | Mode::Lines => write(),
         }
     }
+}
+
+fn style_of(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
 }
 
 impl Drop for View<'_> {

@@ -29,7 +29,7 @@ impl Store {
         reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, RestoreError> {
         let (sender, horizon) = (image.manifest.site, image.manifest.horizon);
-        let acknowledged = self.known_to_sender(image)?;
+        let held = self.known_to_sender(image)?;
         let pulled = meta::pulled(self.engine.db, sender)?.map_or(0, |cursor| cursor.base.0);
         let mut report = ApplyReport::default();
         // What it deleted since the horizon it tells.
@@ -43,10 +43,9 @@ impl Store {
             let Some(table) = ours.table(&their_table.name) else { continue };
             let lookup = RowLookup::new(&source.engine, their_table)?;
             let values = RowValues::new(&self.engine, table)?;
-            let cut = cut_length(source, their_table);
-            let masks = Masks::default();
+            let (cut, masks, brought_back) = (cut_length(source, their_table), Masks::default(), 0);
             let mut forgotten =
-                Forgotten { store: self, table, lookup, values, masks, acknowledged, cut, sender };
+                Forgotten { store: self, table, lookup, values, masks, held, cut, sender, brought_back };
             let mut after = None;
             loop {
                 let page = self.engine.rows_after(table, after.as_ref())?;
@@ -56,10 +55,11 @@ impl Store {
                 let changes = forgotten.changes(page)?;
                 report.add(self.merge_piece(&changes, &mut Reporter::silent())?);
             }
+            report.rows_brought_back += forgotten.brought_back;
         }
         if ours.quarantines {
             for their_table in theirs.tables.iter().filter(|table| ours.table(&table.name).is_none()) {
-                report.add(self.follow_forgotten_aside(source, their_table, acknowledged, sender)?);
+                report.add(self.follow_forgotten_aside(source, their_table, held, sender)?);
             }
         }
         reporter.end()?;
@@ -71,7 +71,7 @@ impl Store {
         &self,
         source: &Self,
         table: &Table,
-        acknowledged: u64,
+        held_there: u64,
         sender: SiteId,
     ) -> Result<ApplyReport, RestoreError> {
         let mut lookup = RowLookup::new(&source.engine, table)?;
@@ -86,7 +86,7 @@ impl Store {
             let mut changes = Changeset::new();
             for key in keys {
                 let row = quarantine::of_row(db, &table.name, &key)?;
-                let known = row.iter().any(|held| held.dv <= acknowledged);
+                let known = row.iter().any(|held| held.dv <= held_there);
                 let told = |cl: &u64| (known || *cl <= cut) && cl % 2 == 1 && table.fits(&key);
                 let Some(cl) = row.iter().map(|held| held.cl).max().filter(told) else {
                     continue;
@@ -94,10 +94,11 @@ impl Store {
                 if lookup.has(&key)? {
                     continue;
                 }
-                if row.iter().all(|held| held.dv <= acknowledged) {
+                if row.iter().all(|held| held.dv <= held_there) {
                     push(&mut changes, &table.name, key, cl + 1, sender, Vec::new());
                 } else {
                     let cells = self.cells_aside(&mut changes, &table.name, row)?;
+                    report.rows_brought_back += 1;
                     push(&mut changes, &table.name, key, (cl + 2).max(cut + 1), self.site_id(), cells);
                 }
             }
@@ -126,12 +127,12 @@ impl Store {
 }
 
 impl Store {
-    /// How much of the log here the sender had pulled when the image was made.
+    /// How much of the log here the sender held when the image was made: what it had pulled, and what it had sent itself.
     ///
     /// What it has acknowledged may be more and may be less: the image may be older than the last pull, and then lacks rows that
     /// nobody deleted; and an acknowledgement may have got lost, of a row that is never pulled again.
     fn known_to_sender(&self, image: &SnapshotImage) -> Result<u64, rusqlite::Error> {
-        let (sender, own) = (image.manifest.site, self.site_id());
+        let (db, sender, own) = (self.engine.db, image.manifest.site, self.site_id());
         let Some(pulled) = image.manifest.pulled.iter().find(|pulled| pulled.site == own) else {
             return Ok(0);
         };
@@ -139,8 +140,11 @@ impl Store {
         if !self.engine.is_of_history(epoch, base.0)? {
             return Ok(0);
         }
-        self.engine.uncaptured(|| meta::save_acknowledged(self.engine.db, sender, base.0))?;
-        Ok(base.0)
+        // What it sent came from a log that is older than the image. What it has pulled since then may have been on top of
+        // that; then only the image tells.
+        let sent = if meta::acknowledged(db, sender)? <= base.0 { meta::held(db, sender)? } else { 0 };
+        self.engine.uncaptured(|| meta::save_acknowledged(db, sender, base.0))?;
+        Ok(base.0.max(sent))
     }
 }
 
@@ -155,10 +159,12 @@ struct Forgotten<'s> {
     lookup: RowLookup,
     values: RowValues,
     masks: Masks,
-    acknowledged: u64,
+    /// Up to here the sender held everything when the image was made.
+    held: u64,
     /// The longest causal length among the tombstones that the sender has forgotten.
     cut: u64,
     sender: SiteId,
+    brought_back: usize,
 }
 
 impl Forgotten<'_> {
@@ -170,16 +176,17 @@ impl Forgotten<'_> {
             let (oldest, newest) = clocks.versions();
             // A row that is newer as a whole the sender may not have heard of yet; what it has never held it cannot have
             // deleted. But the key may have had a row before, whose tombstone somebody still has.
-            let known = oldest <= self.acknowledged;
+            let known = oldest <= self.held;
             if clocks.cl == 0 || (!known && clocks.cl > self.cut) || self.lookup.has(&row.key)? {
                 continue;
             }
-            if newest <= self.acknowledged {
+            if newest <= self.held {
                 push(&mut changes, &self.table.name, row.key, clocks.cl + 1, self.sender, Vec::new());
             } else if let Some(values) = self.values.read(self.table, &row.key)? {
                 let masks = self.masks.of(&self.store.engine, self.table, row.key.as_bytes())?;
                 let cells = self.cells(&mut changes, &clocks, values, &masks)?;
                 let (own, life) = (self.store.site_id(), (clocks.cl + 2).max(self.cut + 1));
+                self.brought_back += 1;
                 push(&mut changes, &self.table.name, row.key, life, own, cells);
             }
         }

@@ -113,6 +113,15 @@ pub(crate) fn pulled(db: Db) -> Result<Vec<Pulled>, rusqlite::Error> {
 }
 
 impl Manifest {
+    /// More bytes than any chunk has, compressed.
+    pub const CHUNK_BYTES_MAX: usize = super::stream::COMPRESSED_BYTES_MAX;
+
+    /// How far a replica has pulled from the site of the image once it holds it.
+    #[must_use]
+    pub const fn cursor(&self) -> Cursor {
+        Cursor { base: self.db_version, epoch: Some(self.epoch), position: None }
+    }
+
     /// How many chunks there are.
     #[must_use]
     pub fn chunks(&self) -> u32 {

@@ -45,7 +45,7 @@ impl Store {
     /// cell the later wins, as in every merge. Then its cursor for the sender is where the image ends, unless it was
     /// further already.
     ///
-    /// If the sender has dropped tombstones that this replica has not pulled, rows that the sender had pulled and
+    /// If the sender has dropped tombstones that this replica has not pulled, rows that the sender has held and
     /// has no more were deleted there: they are deleted here too. Where something newer was written to such a row here,
     /// it is kept, and comes back for everybody, whole, as if it had been created again.
     ///
@@ -87,6 +87,11 @@ impl Store {
             let mut report = self.merge_pieces(&source, reporter)?;
             report.add(self.follow_forgotten(&source, image, reporter)?);
             self.engine.uncaptured(|| self.take_over_cut(&source).and_then(|()| self.move_cursor(image)))?;
+            // What was brought back is news to the sender.
+            if let Some(version) = report.db_version.filter(|_| report.rows_brought_back == 0) {
+                let sender = image.manifest.site;
+                self.engine.uncaptured(|| meta::note_sent(self.engine.db, sender, version.0))?;
+            }
             Ok(report)
         });
         // What has been cut is read anew, as if another connection had written it.

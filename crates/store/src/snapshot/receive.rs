@@ -10,9 +10,10 @@ use rusqlite::{Connection, Error, OpenFlags};
 use tempfile::TempPath;
 
 use super::check::{self, ImageError};
+use super::image::read_chunk;
 use super::manifest::{CHUNK_BYTES, Manifest};
 use super::stream::COMPRESSED_BYTES_MAX;
-use super::{read_chunk, strip};
+use super::strip;
 use crate::apply::ApplyError;
 use crate::cursor::Cursor;
 use crate::meta;

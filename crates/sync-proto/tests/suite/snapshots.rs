@@ -1,6 +1,6 @@
 //! Snapshots: asked for, offered, sent in chunks, resumed, installed.
 
-use opor_core::Value;
+use opor_core::{DbVersion, Value};
 use opor_sync_proto::{
     Ask, Capabilities, CloseReason, Event, Found, Hello, Input, Kind, Message, Offer, Output, Rejection,
     Resume, SnapshotId, Violation, Wanted, Work,
@@ -126,6 +126,25 @@ fn a_resumed_snapshot_goes_on_where_it_was() {
     // A chunk that is not what the manifest says.
     lone.input(Input::Rejected { req, rejection: Rejection::Snapshot });
     lone.check_closed(CloseReason::Rejected(Rejection::Snapshot));
+}
+
+/// What a snapshot brought is not sent back, where it was merged; where it may have taken the place of the database, versions
+/// may be others.
+#[test]
+fn what_a_snapshot_brought_is_not_sent_back() {
+    for (version, expected) in [(Some(DbVersion(9)), true), (None, false)] {
+        let mut lone = asking(None);
+        lone.say(offered(0, "s", 1, 0));
+        lone.say(chunk(1, 0, b"0123456789"));
+        for version in [None, None, version] {
+            let (req, _) = lone.apply();
+            lone.input(Input::Applied { req, version });
+        }
+        lone.drain();
+        lone.input(Input::LocalCommit);
+        let Output::Read { wanted: Wanted::Log { echoes, .. }, .. } = lone.poll() else { panic!("not read") };
+        assert_eq!((echoes.has(DbVersion(9)), echoes.is_empty()), (expected, !expected));
+    }
 }
 
 #[test]

@@ -1,8 +1,13 @@
 //! Replicas with real files, on one network in memory.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub(crate) mod giver;
+pub(crate) mod tap;
 
 use std::time::Duration;
 
-use opor_store::{OpenOptions, Store, StoreHandle};
+use opor_core::SiteId;
+use opor_store::{CompactOptions, OpenOptions, Store, StoreHandle};
 use opor_sync::{Backoff, Builder, PeerHandle, Replicator, SyncEvent, SyncEvents, SyncStatus};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -23,16 +28,103 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub(crate) async fn new() -> Self {
+        Self::of(
+            "CREATE TABLE todos(id INTEGER PRIMARY KEY NOT NULL, title TEXT, note TEXT)",
+            &OpenOptions::new(),
+        )
+        .await
+    }
+
+    /// One with another table of todos, opened in another way.
+    pub(crate) async fn of(table: &'static str, options: &OpenOptions) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let store = StoreHandle::open(folder.path().join("app.db"), &OpenOptions::new(), 2).expect("a store");
+        let store = StoreHandle::open(folder.path().join("app.db"), options, 2).expect("a store");
         let create = |store: &mut Store| {
-            store
-                .execute_batch("CREATE TABLE todos(id INTEGER PRIMARY KEY NOT NULL, title TEXT)")
-                .expect("a table");
+            store.execute_batch(table).expect("a table");
             store.replicate("todos").expect("it replicates");
         };
         store.write(create).await.expect("the handle is open");
         Self { store, folder }
+    }
+
+    /// The same file, as a new process opens it.
+    pub(crate) fn reopened(self) -> Self {
+        let Self { store, folder } = self;
+        store.close();
+        let store = StoreHandle::open(folder.path().join("app.db"), &OpenOptions::new(), 2).expect("a store");
+        Self { store, folder }
+    }
+
+    pub(crate) async fn site(&self) -> SiteId {
+        self.store.read(Store::site_id).await.expect("the handle is open")
+    }
+
+    /// Rows that do not compress: eighty letters each.
+    pub(crate) async fn fill(&self, from: u32, to: u32) {
+        let numbers =
+            format!("WITH RECURSIVE n(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM n WHERE i < {to})");
+        self.write(&format!("INSERT INTO todos(id, title) {numbers} SELECT i, hex(randomblob(40)) FROM n"))
+            .await;
+    }
+
+    /// Forgets all deletes, whoever has heard of them.
+    pub(crate) async fn forget_deletes(&self) {
+        let forget = |store: &mut Store| {
+            // Notes the version and the time; what was there by then is old enough the next time.
+            let heard_of = store.compact().expect("it compacts").tombstones_dropped;
+            let options = CompactOptions { retention: Some(Duration::ZERO) };
+            heard_of + store.compact_with(&options).expect("it compacts").tombstones_dropped
+        };
+        let dropped = self.store.write(forget).await.expect("the handle is open");
+        assert!(dropped > 0, "there was something to forget");
+    }
+
+    /// The clocks of all rows that are there: who wrote which value, in which version of the cell.
+    pub(crate) async fn log(&self) -> Vec<(Vec<u8>, String, String, i64, Vec<u8>, i64)> {
+        let job = |store: &Store| {
+            let mut select = store.prepare(
+                "SELECT pk, cid, coalesce(val, ''), col_version, site_id, cl FROM crsql_changes
+                 WHERE cid <> '-1' ORDER BY pk, cid",
+            )?;
+            let rows = select.query_map([], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+            })?;
+            rows.collect::<Result<Vec<_>, _>>()
+        };
+        self.store.read(job).await.expect("the handle is open").expect("the log reads")
+    }
+
+    /// Both hold the same rows, with the same clocks.
+    pub(crate) async fn equals(&self, other: &Self) {
+        assert_eq!(self.rows().await, other.rows().await);
+        assert_eq!(self.log().await, other.log().await);
+    }
+
+    /// Files beside the database that have to do with snapshots.
+    pub(crate) fn leftovers(&self) -> Vec<String> {
+        let names = std::fs::read_dir(self.folder.path())
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+        let mut names: Vec<_> =
+            names.filter(|name| !name.starts_with("app.db") || name.contains("opor")).collect();
+        names.sort();
+        names
+    }
+
+    /// Waits until a question is answered with yes, asked again after every commit.
+    pub(crate) async fn says(&self, what: &str, sql: &str) {
+        let mut commits = self.store.commits();
+        let ask = || async {
+            let sql = sql.to_owned();
+            let answer = self.store.read(move |store| store.query_row(&sql, [], |row| row.get::<_, bool>(0)));
+            answer.await.expect("the handle is open").expect("it is SQL")
+        };
+        within(what, async {
+            while !ask().await {
+                commits.next().await.expect("the handle is open");
+            }
+        })
+        .await;
     }
 
     pub(crate) fn sync(&self) -> Builder {
@@ -47,7 +139,7 @@ impl Replica {
 
     pub(crate) async fn rows(&self) -> Vec<(i64, String)> {
         let job = |store: &Store| {
-            let mut select = store.prepare("SELECT id, title FROM todos ORDER BY id")?;
+            let mut select = store.prepare("SELECT id, coalesce(title, '') FROM todos ORDER BY id")?;
             let rows = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
             rows.collect::<Result<Vec<_>, _>>()
         };
@@ -102,7 +194,7 @@ pub(crate) async fn becomes(peer: &PeerHandle, expected: impl Fn(&SyncStatus) ->
 }
 
 pub(crate) async fn is_live(peer: &PeerHandle) {
-    becomes(peer, |status| *status == SyncStatus::Live).await;
+    becomes(peer, SyncStatus::is_live).await;
 }
 
 /// The first event that tells something.

@@ -89,7 +89,7 @@ async fn follow_each_other(
     let at_desk = desk.sync().listen(listener).start().await?;
     let at_phone = phone.sync().peer(dialer).start().await?;
     let mut status = at_phone.peers()[0].status();
-    timeout(WATCHDOG, status.wait_for(|status| *status == SyncStatus::Live)).await??;
+    timeout(WATCHDOG, status.wait_for(SyncStatus::is_live)).await??;
     phone.equals(&desk).await;
     desk.equals(&phone).await;
     assert_eq!(phone.rows().await.len(), 2 * ROWS as usize);

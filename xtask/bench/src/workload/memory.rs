@@ -40,7 +40,7 @@ pub(crate) fn merge_in_pieces(setting: &Setting<'_>, side: Side) -> Result<f64> 
 }
 
 /// Linux keeps the peak, and forgets it when asked to.
-fn peak(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+pub(crate) fn peak(work: impl FnOnce() -> Result<()>) -> Result<f64> {
     std::fs::write("/proc/self/clear_refs", "5").context("peak memory is measured only on Linux")?;
     let before = status_kb("VmRSS:")?;
     work()?;
