@@ -1,0 +1,175 @@
+//! One connection to a room: what was missed first, then reading, publishing and snapshots side by side.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use crate::bookmark::{self, Anchor, Bookmarks, Inbox, Outbox, digest};
+use crate::error::RoomError;
+use crate::inbox::Reader;
+use crate::outbox::{Stopped, Writer};
+use crate::reset;
+use crate::shared::{Shared, Visit};
+use crate::snapshot::{self, Taken};
+use crate::status::{Counters, ResetReason, RoomEvent, RoomStatus};
+use crate::stream::{Extent, RoomStream};
+
+/// Runs until something fails.
+///
+/// # Cancel safety
+/// When it is dropped the connection ends, as in a crash. Each piece of work of the store is a transaction, with the place
+/// in the log in it.
+pub(crate) async fn run(shared: &Arc<Shared>) -> Result<(), RoomError> {
+    shared.status.send_replace(RoomStatus::Connecting);
+    let limits = shared.settings.limits;
+    let names = shared.names.clone();
+    let room = RoomStream::open(&shared.address, &shared.options, names, limits, shared.site).await?;
+    Counters::one_more(&shared.counters.connects);
+    let mut breaks = room.broker.breaks();
+    let breaks_before = *breaks.borrow();
+    let broken = async {
+        let _closed = breaks.wait_for(|now| *now != breaks_before).await;
+        let lost = opor_transport_traits::TransportError::lost("nats: the connection to the broker broke");
+        Err(RoomError::Broker(lost))
+    };
+    tokio::select! {
+        ended = stay(shared, &room) => ended,
+        ended = broken => ended,
+    }
+}
+
+async fn stay(shared: &Arc<Shared>, room: &RoomStream) -> Result<(), RoomError> {
+    shared.status.send_replace(RoomStatus::CatchingUp);
+    shared.tell(RoomEvent::Open);
+    let keys = room.names.keys;
+    let known = shared.store.read(move |store| bookmark::load(store, keys)).await?;
+    let known = known.map_err(|error| RoomError::store(&error))?;
+    let extent = room.extent().await?;
+    let reset = must_reset(room, extent, &known).await?;
+    if let Some(why) = reset {
+        shared.tell(RoomEvent::Reset { why });
+    }
+    let visit = Visit::default();
+    let (mut reader, taken) = enter(shared, &visit, room, extent, &known, reset.is_some()).await?;
+    let fresh = Outbox { life: room.life, version: opor_core::DbVersion(0), anchor: NOWHERE };
+    let outbox = known.outbox.filter(|_| reset.is_none()).unwrap_or(fresh);
+    let mut writer = Writer { shared, visit: &visit, room, outbox, unsaved: false };
+    let writing = publishing(&visit, &mut writer, reset.is_some(), taken);
+    let making = snapshot::keep_making(shared, &visit, room);
+    tokio::try_join!(reader.run(), writing, making).map(|_never| ())
+}
+
+/// Publishes what the room lacks, then whatever is committed.
+async fn publishing(
+    visit: &Visit,
+    writer: &mut Writer<'_>,
+    is_reset: bool,
+    taken: Option<Taken>,
+) -> Result<Infallible, RoomError> {
+    let (shared, room) = (writer.shared, writer.room);
+    // What others deleted is known before anything is published that it may concern.
+    visit.until_caught_up().await;
+    if is_reset {
+        reset::publish_missing(shared, visit, room, writer, taken).await?;
+    } else if let Some(taken) = taken {
+        taken.discard().await?;
+    }
+    loop {
+        shared.status.send_replace(RoomStatus::Live);
+        match writer.run().await? {
+            Stopped::Cut => {
+                shared.tell(RoomEvent::Reset { why: ResetReason::OwnHistoryCut });
+                let seen = snapshot::newest(room).await?.map(|(sequence, _)| sequence);
+                reset::publish_whole(shared, visit, room, writer, seen).await?;
+            }
+        }
+    }
+}
+
+/// A place before everything.
+const NOWHERE: Anchor = Anchor { sequence: 0, digest: 0 };
+
+/// Whether the room is not what this replica knows, and why.
+async fn must_reset(
+    room: &RoomStream,
+    extent: Extent,
+    known: &Bookmarks,
+) -> Result<Option<ResetReason>, RoomError> {
+    let (Some(inbox), Some(outbox)) = (known.inbox, known.outbox) else {
+        // With one of them it was here, and died on its first visit.
+        return Ok(Some(ResetReason::FirstVisit));
+    };
+    if inbox.life != room.life || outbox.life != room.life {
+        return Ok(Some(ResetReason::OtherStream));
+    }
+    for anchor in [inbox.anchor, outbox.anchor] {
+        if !is_there(room, extent, anchor).await? {
+            return Ok(Some(ResetReason::LostEnd));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a message is still in the stream, or may have been removed since. Another one in its place means that the stream
+/// has lost its end, and has grown again.
+async fn is_there(room: &RoomStream, extent: Extent, anchor: Anchor) -> Result<bool, RoomError> {
+    if anchor.sequence > extent.last {
+        return Ok(false);
+    }
+    if anchor.sequence == 0 || anchor.digest == 0 {
+        return Ok(true);
+    }
+    let message = room.message(anchor.sequence).await?;
+    Ok(message.is_none_or(|message| digest(&message.payload) == anchor.digest))
+}
+
+/// Where to begin to read: at the bookmark, or behind a snapshot where the log does not reach back that far.
+async fn enter<'a>(
+    shared: &'a Arc<Shared>,
+    visit: &'a Visit,
+    room: &'a RoomStream,
+    extent: Extent,
+    known: &Bookmarks,
+    reset: bool,
+) -> Result<(Reader<'a>, Option<Taken>), RoomError> {
+    let newest = snapshot::newest(room).await?.map(|(_, record)| record);
+    let forgotten = if room.forgets { extent.first.saturating_sub(1) } else { 0 };
+    let floor = newest.as_ref().map_or(0, |record| record.floor).max(forgotten);
+    let start = Inbox { life: room.life, anchor: NOWHERE };
+    let mut inbox = known.inbox.filter(|_| !reset).unwrap_or(start);
+    let hole = known.hole.filter(|(life, _)| *life == room.life && !reset).map(|(_, sequence)| sequence);
+    let is_behind = inbox.anchor.sequence < floor;
+    // A hole that is out of reach is in the snapshot; and so is all that one who starts over would read.
+    let wants = is_behind || reset || hole.is_some_and(|hole| hole <= floor);
+    let mut taken = None;
+    if let Some(record) = newest.filter(|record| wants && record.covers >= floor) {
+        match snapshot::take(shared, room, &record).await {
+            Ok(image) => {
+                taken = Some(image);
+                if record.covers > inbox.anchor.sequence {
+                    inbox.anchor = Anchor { sequence: record.covers, digest: 0 };
+                }
+            }
+            Err(error @ RoomError::Snapshot { .. }) if is_behind => {
+                snapshot::ask_for(shared, room, &error.to_string()).await?;
+                return Err(error);
+            }
+            // The log reaches back to where we are: it has everything.
+            Err(RoomError::Snapshot { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    } else if is_behind {
+        let detail = "the log does not reach back to where this replica is, and there is no snapshot";
+        snapshot::ask_for(shared, room, detail).await?;
+        return Err(RoomError::snapshot("looking for one")(detail));
+    }
+    let (keys, hole_now) = (room.names.keys, hole.filter(|hole| *hole > floor));
+    let note = move |store: &mut opor_store::Store| {
+        // Noted even where nothing was read: it says that this replica was here.
+        bookmark::save_inbox(store, keys, inbox)?;
+        // What is left out again is noted again.
+        if hole.is_some() { bookmark::save_hole(store, keys, None) } else { Ok(()) }
+    };
+    shared.store.write(note).await?.map_err(|error| RoomError::store(&error))?;
+    let reader = Reader { shared, visit, room, inbox, again_from: hole_now, hole: None, unsaved: 0 };
+    Ok((reader, taken))
+}
