@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream::Message;
@@ -9,6 +10,7 @@ use futures_util::StreamExt as _;
 use opor_core::{Breach, Changeset, DbVersion, DecodeLimits, InvalidChange, SiteId};
 use opor_store::{ApplyError, ApplyOptions, Store};
 use opor_transport_traits::Bytes;
+use tokio::time::{Instant, sleep};
 
 use crate::bookmark::{self, Anchor, Inbox, digest};
 use crate::entry::{CHANGESET_MAX, Entry, Parts, SITE_HEADER};
@@ -24,6 +26,14 @@ const BATCH: usize = 64;
 /// How long the broker keeps a question that nothing answers. Then it is looked whether the stream is still the same.
 const EXPIRES: Duration = Duration::from_secs(10);
 
+/// How soon what was left out is tried again: a clock that is set right, or a table that is made, is noticed within a while. Each
+/// time it does not help the next one is twice as far off, because all that came after it is read again.
+const AGAIN_FIRST: Duration = Duration::from_secs(60);
+const AGAIN_MAX: Duration = Duration::from_secs(3_600);
+
+/// Before a consumer is made anew that the broker did not keep.
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// What a changeset of a room may take to decode: what one of the largest kind comes to, several times over.
 const DECODE: DecodeLimits = DecodeLimits { bytes_max: 2 * CHANGESET_MAX, memory_max: 512 << 20 };
 
@@ -34,12 +44,38 @@ pub(crate) struct Reader<'a> {
     pub(crate) room: &'a RoomStream,
     /// How far it has got.
     pub(crate) inbox: Inbox,
-    /// What was left out and may fit now is read again: from here, if at all.
-    pub(crate) again_from: Option<u64>,
     /// The first message that was left out and may fit later.
-    pub(crate) hole: Option<u64>,
+    pub(crate) hole: Hole,
     /// Messages whose reading has not been noted in the database.
     pub(crate) unsaved: usize,
+}
+
+/// The first message that was left out and may fit later; it is tried again at each connection, and now and then.
+#[derive(Debug)]
+pub(crate) struct Hole {
+    /// As it was before it is tried again, until all has been read once more.
+    before: Option<u64>,
+    /// As it is now.
+    now: Option<u64>,
+    again_at: Instant,
+    again_after: Duration,
+}
+
+impl Hole {
+    pub(crate) fn new(before: Option<u64>) -> Self {
+        Self { before, now: None, again_at: Instant::now() + AGAIN_FIRST, again_after: AGAIN_FIRST }
+    }
+
+    /// What is to be tried again by now.
+    fn due(&mut self) -> bool {
+        let is_due = self.now.is_some() && self.before.is_none() && Instant::now() >= self.again_at;
+        if is_due {
+            self.before = self.now.take();
+            self.again_after = (self.again_after * 2).min(AGAIN_MAX);
+            self.again_at = Instant::now() + self.again_after;
+        }
+        is_due
+    }
 }
 
 /// What became of a changeset.
@@ -52,7 +88,8 @@ impl Reader<'_> {
     /// Reads until something fails.
     pub(crate) async fn run(&mut self) -> Result<Infallible, RoomError> {
         loop {
-            let from = self.again_from.take().map_or(self.inbox.anchor.sequence, |hole| hole - 1) + 1;
+            let next = self.inbox.anchor.sequence + 1;
+            let from = self.hole.before.map_or(next, |hole| hole.min(next));
             let consumer = self.room.consumer(from).await?;
             let mut due = 1;
             if consumer.cached_info().num_pending == 0 {
@@ -81,14 +118,20 @@ impl Reader<'_> {
                     self.room.extent().await?;
                     self.save().await?;
                 }
+                if self.hole.due() {
+                    break;
+                }
             }
-            // Not at once: a broker that cannot keep a consumer would be asked without end.
             self.room.extent().await?;
+            sleep(PAUSE).await;
         }
     }
 
     async fn caught_up(&mut self) -> Result<(), RoomError> {
         self.save().await?;
+        if self.hole.before.take().is_some() {
+            self.save_hole().await?;
+        }
         if !self.visit.caught_up.send_replace(true) {
             self.shared.tell(RoomEvent::CaughtUp);
         }
@@ -138,6 +181,7 @@ impl Reader<'_> {
             }
             Err(crate::entry::Malformed) => self.skip(anchor, Skip::Malformed, "no entry".into()).await?,
         }
+        self.visit.unlooked.fetch_add(1, Ordering::Relaxed);
         self.visit.snapshot_due.notify_one();
         if self.unsaved >= BATCH {
             self.save().await?;
@@ -180,14 +224,20 @@ impl Reader<'_> {
         }
     }
 
+    async fn save_hole(&self) -> Result<(), RoomError> {
+        // While it is tried again it stays where it was: a crash then forgets nothing.
+        let first = self.hole.before.into_iter().chain(self.hole.now).min();
+        let (keys, hole) = (self.room.names.keys, first.map(|sequence| (self.room.life, sequence)));
+        let saved = self.shared.store.write(move |store| bookmark::save_hole(store, keys, hole)).await?;
+        saved.map_err(|error| RoomError::store(&error))
+    }
+
     /// Leaves a message out, and notes where, if it may fit later.
     async fn skip(&mut self, anchor: Anchor, why: Skip, detail: String) -> Result<(), RoomError> {
         let sequence = anchor.sequence;
-        if why.may_fit_later() && self.hole.is_none_or(|hole| sequence < hole) {
-            self.hole = Some(sequence);
-            let (keys, hole) = (self.room.names.keys, Some((self.room.life, sequence)));
-            let saved = self.shared.store.write(move |store| bookmark::save_hole(store, keys, hole)).await?;
-            saved.map_err(|error| RoomError::store(&error))?;
+        if why.may_fit_later() && self.hole.now.is_none_or(|hole| sequence < hole) {
+            self.hole.now = Some(sequence);
+            self.save_hole().await?;
         }
         self.pass(anchor);
         Counters::one_more(&self.shared.counters.skipped);
@@ -215,11 +265,14 @@ impl Reader<'_> {
 
     /// Takes the snapshot that a message of the log tells of, or a later one; says why if it is left out.
     async fn follow(&mut self, sequence: u64, id: &str) -> Result<Option<String>, RoomError> {
+        if locked(&self.visit.taken).contains(id) {
+            return Ok(None);
+        }
         let newest = snapshot::newest(self.room).await?.map(|(_, record)| record);
         let Some(record) = newest.filter(|record| record.id == id || record.covers >= sequence) else {
             return Ok(Some("there is no such snapshot".into()));
         };
-        match snapshot::take(self.shared, self.room, &record).await {
+        match snapshot::take(self.shared, self.visit, self.room, &record).await {
             Ok(taken) => taken.discard().await.map(|()| None),
             Err(RoomError::Snapshot { doing, source }) => {
                 let detail = format!("{doing}: {}", in_full(&*source));

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::error::RoomError;
 use crate::outbox::Writer;
 use crate::shared::{Shared, Visit};
-use crate::snapshot::{self, Made, Scratch, Taken};
+use crate::snapshot::{self, Made, Scratch};
 use crate::stream::RoomStream;
 
 /// Up to so many changes are published as they are; more go into a snapshot, which one replica makes for all.
@@ -22,16 +22,16 @@ const PIECE_CHANGES: usize = 16_384;
 /// How often it is looked whether the snapshot that another replica makes is there.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Publishes what the room lacks; `taken` is the snapshot that was merged on the way in.
+/// Publishes what the room lacks; `scratch` is the snapshot that was merged on the way in.
 pub(crate) async fn publish_missing(
     shared: &Arc<Shared>,
     visit: &Visit,
     room: &RoomStream,
     writer: &mut Writer<'_>,
-    taken: Option<Taken>,
+    scratch: Option<Scratch>,
 ) -> Result<(), RoomError> {
-    if let Some(taken) = taken {
-        return publish_beyond(shared, writer, taken).await;
+    if let Some(scratch) = scratch {
+        return publish_beyond(shared, writer, scratch).await;
     }
     if is_small(shared).await? {
         // The log of this replica is published from its start, less what came from the room.
@@ -57,8 +57,8 @@ pub(crate) async fn publish_whole(
         if let Some((sequence, record)) = newest
             && Some(sequence) != seen
         {
-            let taken = snapshot::take(shared, room, &record).await?;
-            return publish_beyond(shared, writer, taken).await;
+            let taken = snapshot::take(shared, visit, room, &record).await?;
+            return publish_beyond(shared, writer, taken.open(shared).await?).await;
         }
         sleep(LOOK_EVERY).await;
     }
@@ -73,9 +73,8 @@ async fn is_small(shared: &Shared) -> Result<bool, RoomError> {
 async fn publish_beyond(
     shared: &Arc<Shared>,
     writer: &mut Writer<'_>,
-    taken: Taken,
+    mut scratch: Scratch,
 ) -> Result<(), RoomError> {
-    let mut scratch = taken.open(shared).await?;
     let mut cursor = Cursor::start();
     loop {
         let job = move |store: &Store| {

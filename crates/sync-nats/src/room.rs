@@ -315,7 +315,6 @@ async fn keep(shared: Arc<Shared>) {
         let was_live = shared.status.borrow().clone() == RoomStatus::Live;
         failures = if was_live { 0 } else { failures };
         let Err(error) = ended else { break };
-        eprintln!("DEBUG {}", in_full(&error));
         let verdict = error.verdict();
         shared.status.send_replace(match verdict {
             Verdict::Retry | Verdict::Over => RoomStatus::Offline,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use opor_core::{DbVersion, SiteId};
@@ -56,6 +57,12 @@ pub(crate) struct Visit {
     /// A snapshot is due, or wanted by somebody whose request has this number.
     pub(crate) snapshot_due: Notify,
     pub(crate) wanted: Mutex<Option<u64>>,
+    /// Messages of the log that were read since it was last looked whether a snapshot is due.
+    pub(crate) unlooked: AtomicU64,
+    /// Held while a snapshot is taken.
+    pub(crate) taking: tokio::sync::Mutex<()>,
+    /// The snapshots that were taken.
+    pub(crate) taken: Mutex<BTreeSet<String>>,
     own: Mutex<BTreeSet<u64>>,
 }
 

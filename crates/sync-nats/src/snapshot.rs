@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream::object_store::{self, ObjectMetadata, ObjectStore};
@@ -68,16 +69,22 @@ pub(crate) async fn keep_making(
     room: &RoomStream,
 ) -> Result<Infallible, RoomError> {
     visit.until_caught_up().await;
-    let mut unlooked = shared.settings.snapshot_after;
+    // Counting costs a question, so it is done at the beginning and now and then.
+    let look_every = (shared.settings.snapshot_after / 4).max(1);
+    visit.unlooked.store(look_every, Ordering::Relaxed);
     loop {
         let wanted = *locked(&visit.wanted);
-        // Counting costs a question, so it is done now and then.
-        let look_every = (shared.settings.snapshot_after / 4).max(1);
-        unlooked += 1;
-        if wanted.is_some() || unlooked >= look_every {
-            unlooked = 0;
+        if wanted.is_some() || visit.unlooked.load(Ordering::Relaxed) >= look_every {
+            visit.unlooked.store(0, Ordering::Relaxed);
             if is_due(shared, room, wanted).await? {
-                make(shared, visit, room, false).await?;
+                match make(shared, visit, room, false).await {
+                    Ok(_made) => {}
+                    // Without one the log grows; the room goes on.
+                    Err(error @ RoomError::Snapshot { .. }) => {
+                        shared.tell(RoomEvent::SnapshotFailed { how: Arc::new(error) });
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             locked(&visit.wanted).take_if(|now| Some(*now) == wanted);
         }
@@ -216,12 +223,15 @@ async fn remove(room: &RoomStream, bucket: &ObjectStore, id: &str, pieces: u32) 
     let _ = bucket.delete(manifest_name(room, id)).await;
 }
 
-/// Fetches a snapshot, checks it, and merges it.
+/// Fetches a snapshot, checks it, and merges it. One at a time: the chunks lie in one file, where they are found again when
+/// this was interrupted.
 pub(crate) async fn take(
     shared: &Arc<Shared>,
+    visit: &Visit,
     room: &RoomStream,
     record: &Record,
 ) -> Result<Taken, RoomError> {
+    let _alone = visit.taking.lock().await;
     let bucket = bucket(room).await?;
     let bytes = get(&bucket, &manifest_name(room, &record.id), MANIFEST_MAX).await?;
     let manifest = Manifest::from_bytes(&bytes).map_err(RoomError::snapshot("reading the manifest"))?;
@@ -242,6 +252,7 @@ pub(crate) async fn take(
     })
     .await?;
     let taken = merge(shared, room, record, image).await?;
+    locked(&visit.taken).insert(record.id.clone());
     shared.tell(RoomEvent::SnapshotTaken { site: record.site(), covers: record.covers, chunks });
     Ok(taken)
 }

@@ -77,6 +77,11 @@ pub enum RoomEvent {
         /// Everything in the log up to here has been removed from there.
         floor: u64,
     },
+    /// A snapshot was due and could not be made. It is tried again when the log has grown further.
+    SnapshotFailed {
+        /// How.
+        how: Arc<RoomError>,
+    },
     /// A snapshot was merged here.
     SnapshotTaken {
         /// Who made it.

@@ -3,13 +3,15 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use opor_sync_proto::Echoes;
+
 use crate::bookmark::{self, Anchor, Bookmarks, Inbox, Outbox, digest};
 use crate::error::RoomError;
-use crate::inbox::Reader;
+use crate::inbox::{Hole, Reader};
 use crate::outbox::{Stopped, Writer};
 use crate::reset;
-use crate::shared::{Shared, Visit};
-use crate::snapshot::{self, Taken};
+use crate::shared::{Shared, Visit, locked};
+use crate::snapshot::{self, Scratch};
 use crate::status::{Counters, ResetReason, RoomEvent, RoomStatus};
 use crate::stream::{Extent, RoomStream};
 
@@ -46,14 +48,16 @@ async fn stay(shared: &Arc<Shared>, room: &RoomStream) -> Result<(), RoomError> 
     let extent = room.extent().await?;
     let reset = must_reset(room, extent, &known).await?;
     if let Some(why) = reset {
+        // What came from a stream that is no more has to be published to this one.
+        *locked(&shared.echoes) = Echoes::default();
         shared.tell(RoomEvent::Reset { why });
     }
     let visit = Visit::default();
-    let (mut reader, taken) = enter(shared, &visit, room, extent, &known, reset.is_some()).await?;
+    let (mut reader, scratch) = enter(shared, &visit, room, extent, &known, reset.is_some()).await?;
     let fresh = Outbox { life: room.life, version: opor_core::DbVersion(0), anchor: NOWHERE };
     let outbox = known.outbox.filter(|_| reset.is_none()).unwrap_or(fresh);
     let mut writer = Writer { shared, visit: &visit, room, outbox, unsaved: false };
-    let writing = publishing(&visit, &mut writer, reset.is_some(), taken);
+    let writing = publishing(&visit, &mut writer, reset.is_some(), scratch);
     let making = snapshot::keep_making(shared, &visit, room);
     tokio::try_join!(reader.run(), writing, making).map(|_never| ())
 }
@@ -63,15 +67,13 @@ async fn publishing(
     visit: &Visit,
     writer: &mut Writer<'_>,
     is_reset: bool,
-    taken: Option<Taken>,
+    scratch: Option<Scratch>,
 ) -> Result<Infallible, RoomError> {
     let (shared, room) = (writer.shared, writer.room);
     // What others deleted is known before anything is published that it may concern.
     visit.until_caught_up().await;
     if is_reset {
-        reset::publish_missing(shared, visit, room, writer, taken).await?;
-    } else if let Some(taken) = taken {
-        taken.discard().await?;
+        reset::publish_missing(shared, visit, room, writer, scratch).await?;
     }
     loop {
         shared.status.send_replace(RoomStatus::Live);
@@ -122,7 +124,7 @@ async fn is_there(room: &RoomStream, extent: Extent, anchor: Anchor) -> Result<b
     Ok(message.is_none_or(|message| digest(&message.payload) == anchor.digest))
 }
 
-/// Where to begin to read: at the bookmark, or behind a snapshot where the log does not reach back that far.
+/// Where to begin to read, and what a snapshot on the way had: at the bookmark, or behind a snapshot where the log does not reach back that far.
 async fn enter<'a>(
     shared: &'a Arc<Shared>,
     visit: &'a Visit,
@@ -130,7 +132,7 @@ async fn enter<'a>(
     extent: Extent,
     known: &Bookmarks,
     reset: bool,
-) -> Result<(Reader<'a>, Option<Taken>), RoomError> {
+) -> Result<(Reader<'a>, Option<Scratch>), RoomError> {
     let newest = snapshot::newest(room).await?.map(|(_, record)| record);
     let forgotten = if room.forgets { extent.first.saturating_sub(1) } else { 0 };
     let floor = newest.as_ref().map_or(0, |record| record.floor).max(forgotten);
@@ -140,11 +142,15 @@ async fn enter<'a>(
     let is_behind = inbox.anchor.sequence < floor;
     // A hole that is out of reach is in the snapshot; and so is all that one who starts over would read.
     let wants = is_behind || reset || hole.is_some_and(|hole| hole <= floor);
-    let mut taken = None;
+    let mut scratch = None;
     if let Some(record) = newest.filter(|record| wants && record.covers >= floor) {
-        match snapshot::take(shared, room, &record).await {
-            Ok(image) => {
-                taken = Some(image);
+        match snapshot::take(shared, visit, room, &record).await {
+            Ok(taken) => {
+                // Another snapshot may be taken before this one is compared with what is here.
+                match reset {
+                    true => scratch = Some(taken.open(shared).await?),
+                    false => taken.discard().await?,
+                }
                 if record.covers > inbox.anchor.sequence {
                     inbox.anchor = Anchor { sequence: record.covers, digest: 0 };
                 }
@@ -162,14 +168,10 @@ async fn enter<'a>(
         snapshot::ask_for(shared, room, detail).await?;
         return Err(RoomError::snapshot("looking for one")(detail));
     }
-    let (keys, hole_now) = (room.names.keys, hole.filter(|hole| *hole > floor));
-    let note = move |store: &mut opor_store::Store| {
-        // Noted even where nothing was read: it says that this replica was here.
-        bookmark::save_inbox(store, keys, inbox)?;
-        // What is left out again is noted again.
-        if hole.is_some() { bookmark::save_hole(store, keys, None) } else { Ok(()) }
-    };
-    shared.store.write(note).await?.map_err(|error| RoomError::store(&error))?;
-    let reader = Reader { shared, visit, room, inbox, again_from: hole_now, hole: None, unsaved: 0 };
-    Ok((reader, taken))
+    let keys = room.names.keys;
+    // Noted even where nothing was read: it says that this replica was here.
+    let noted = shared.store.write(move |store| bookmark::save_inbox(store, keys, inbox)).await?;
+    noted.map_err(|error| RoomError::store(&error))?;
+    let reader = Reader { shared, visit, room, inbox, hole: Hole::new(hole), unsaved: 0 };
+    Ok((reader, scratch))
 }

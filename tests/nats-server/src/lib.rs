@@ -3,26 +3,22 @@
 //! The program is the one that `OPOR_NATS_SERVER` names, or the first in `PATH`.
 
 use std::ffi::OsString;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::io::{self, BufRead as _, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// How often files and processes are looked at; they have no way to call.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-
-/// After so many looks it is taken to hang: half a minute.
-const LOOKS_MAX: u32 = 3_000;
+/// After so long without a word it is taken to hang.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How to start a server.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     jetstream: bool,
     args: Vec<OsString>,
-    config: Option<String>,
 }
 
 impl Options {
@@ -43,13 +39,6 @@ impl Options {
     #[must_use]
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());
-        self
-    }
-
-    /// With a configuration file of this text.
-    #[must_use]
-    pub fn config(mut self, text: impl Into<String>) -> Self {
-        self.config = Some(text.into());
         self
     }
 
@@ -103,44 +92,27 @@ impl NatsServer {
     pub fn start(&mut self) -> io::Result<()> {
         let mut command = Command::new(program());
         let port = self.port.map_or_else(|| "-1".to_owned(), |port| port.to_string());
-        command.args(["-a", "127.0.0.1", "-p", &port, "--ports_file_dir"]).arg(self.folder.path());
-        command.arg("-l").arg(self.folder.path().join("log"));
+        command.args(["-a", "127.0.0.1", "-p", &port]);
         if self.options.jetstream {
             command.arg("-js").arg("-sd").arg(self.store());
         }
-        if let Some(config) = &self.options.config {
-            let path = self.folder.path().join("server.conf");
-            std::fs::write(&path, config)?;
-            command.arg("-c").arg(path);
-        }
-        command.args(&self.options.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().map_err(|error| {
-            let why = format!("nats-server could not be started; install it, or name it in OPOR_NATS_SERVER: {error}");
-            io::Error::new(error.kind(), why)
+        command.args(&self.options.args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| {
+            let why = "nats-server could not be started; install it, or name it in OPOR_NATS_SERVER";
+            io::Error::new(error.kind(), format!("{why}: {error}"))
         })?;
-        let ports = self.folder.path().join(format!("nats-server_{}.ports", child.id()));
+        let log = child.stderr.take().expect("standard error was piped");
         self.child = Some(child);
-        self.port = Some(self.listening(&ports)?);
+        let (tell, told) = channel();
+        // It reads to the end, so that the server never waits for room in the pipe.
+        std::thread::spawn(move || {
+            for line in BufReader::new(log).lines().map_while(Result::ok) {
+                // Nobody wants to know any more, once it listens.
+                let _ = tell.send(line);
+            }
+        });
+        self.port = Some(listening(&told)?);
         Ok(())
-    }
-
-    fn listening(&mut self, ports: &Path) -> io::Result<u16> {
-        for _ in 0..LOOKS_MAX {
-            let text = std::fs::read_to_string(ports).unwrap_or_default();
-            // It is written before it is whole.
-            let port = text.split_once("nats://127.0.0.1:").and_then(|(_, rest)| rest.split_once('"'));
-            if let Some(port) = port.and_then(|(port, _)| port.parse().ok()) {
-                return Ok(port);
-            }
-            if let Some(child) = &mut self.child
-                && let Some(status) = child.try_wait()?
-            {
-                let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-                return Err(io::Error::other(format!("nats-server ended with {status}: {log}")));
-            }
-            sleep(LOOK_EVERY);
-        }
-        Err(io::Error::other("nats-server did not come up"))
     }
 
     /// Asks it to end, as a system that shuts down does, and waits until it has.
@@ -181,6 +153,27 @@ impl Drop for NatsServer {
     fn drop(&mut self) {
         // Nothing more can be done about one that cannot be killed.
         let _ = self.kill();
+    }
+}
+
+/// Reads the log up to where the server is ready; the port it has chosen.
+fn listening(log: &Receiver<String>) -> io::Result<u16> {
+    let (mut seen, mut port) = (String::new(), None);
+    loop {
+        let line = match log.recv_timeout(PATIENCE) {
+            Ok(line) => line,
+            Err(_) => return Err(io::Error::other(format!("nats-server did not come up: {seen}"))),
+        };
+        if let Some((_, address)) = line.split_once("Listening for client connections on ") {
+            port = address.rsplit_once(':').and_then(|(_, port)| port.trim().parse().ok());
+        }
+        if line.contains("Server is ready")
+            && let Some(port) = port
+        {
+            return Ok(port);
+        }
+        seen.push_str(&line);
+        seen.push('\n');
     }
 }
 

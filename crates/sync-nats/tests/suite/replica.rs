@@ -83,6 +83,15 @@ impl Replica {
         }
     }
 
+    /// As [`insert`](Self::insert), and waits each time until it is published: then each is a message of its own.
+    pub(crate) async fn publish(&self, room: &RoomLog, ids: std::ops::Range<i64>, title: &str) {
+        let mut events = room.events();
+        for id in ids {
+            self.insert(id..id + 1, title).await;
+            event(&mut events, |event| matches!(event, RoomEvent::Published { .. }).then_some(())).await;
+        }
+    }
+
     /// Inserts rows of these numbers in one commit.
     pub(crate) async fn insert_at_once(&self, ids: std::ops::Range<i64>, title: &str) {
         let (from, to) = (ids.start, ids.end - 1);

@@ -1,17 +1,25 @@
 //! Logs that have grown: snapshots, trimmed logs, newcomers, and who was away too long.
 
-use std::time::Duration;
-
-use opor_sync_nats::{RoomEvent, RoomEvents, RoomLog};
+use opor_sync_nats::{RoomEvent, RoomLog};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::replica::{LOG, Replica, STREAM, broker, event, rows, stranger};
 
-async fn made(events: &mut RoomEvents) -> (u64, u64) {
-    event(events, |event| match event {
-        RoomEvent::SnapshotMade { covers, floor } => Some((*covers, *floor)),
-        _ => None,
-    })
-    .await
+/// The floors of the snapshots that are made in these rooms.
+fn made_by(rooms: &[RoomLog]) -> UnboundedReceiver<u64> {
+    let (tell, told) = unbounded_channel();
+    for room in rooms {
+        let (mut events, tell) = (room.events(), tell.clone());
+        tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                if let RoomEvent::SnapshotMade { floor, .. } = event {
+                    // The test may be over.
+                    let _ = tell.send(floor);
+                }
+            }
+        });
+    }
+    told
 }
 
 async fn taken(room: &RoomLog) -> u64 {
@@ -32,18 +40,15 @@ async fn a_log_that_has_grown_is_trimmed_and_a_newcomer_takes_the_snapshot() {
         joining(&phone).join().await.expect("it joins"),
         joining(&laptop).join().await.expect("it joins"),
     ];
-    let (mut phones, mut laptops) = (rooms[0].events(), rooms[1].events());
-    let mut written = 0;
-    let mut floor = 0;
+    let mut made = made_by(&rooms);
+    let (mut written, mut floor) = (0, 0);
     // Two snapshots at least, by whichever of the two: the second trims.
     while floor == 0 {
-        phone.insert(written..written + 25, "x").await;
-        written += 25;
+        assert!(written < 2_000, "no snapshot trims the log");
+        phone.publish(&rooms[0], written..written + 5, "x").await;
+        written += 5;
         laptop.holds(&rows(0..written, "x")).await;
-        (_, floor) = tokio::select! {
-            made = made(&mut phones) => made,
-            made = made(&mut laptops) => made,
-        };
+        floor = made.try_recv().unwrap_or(0);
     }
     let mut stream = stranger(&broker).await.get_stream(STREAM).await.expect("it is there");
     let first = stream.get_first_raw_message_by_subject(LOG, 1).await.expect("a log");
@@ -67,27 +72,23 @@ async fn who_was_away_too_long_learns_of_deletes_that_nobody_remembers() {
     let broker = broker();
     let (phone, laptop) = (Replica::new().await, Replica::new().await);
     let away = laptop.join(&broker).await;
-    let room = phone.joining(&broker).snapshot_after(10).join().await.expect("it joins");
-    let mut events = room.events();
-    laptop.insert(0..4, "x").await;
+    let rooms = [phone.joining(&broker).snapshot_after(10).join().await.expect("it joins")];
+    let mut made = made_by(&rooms);
+    laptop.publish(&away, 0..4, "x").await;
     phone.holds(&rows(0..4, "x")).await;
-    // Its place is noted once it is idle.
-    event(&mut away.events(), |event| matches!(event, RoomEvent::CaughtUp).then_some(())).await_or_stop(away).await;
+    let place = away.counts().read;
+    away.stop().await;
 
     // Meanwhile a row is deleted, the delete is forgotten, and the log trimmed.
     phone.write("DELETE FROM todos WHERE id = 2").await;
-    let mut written = 10;
-    let mut floor = 0;
-    while floor == 0 {
-        phone.insert(written..written + 12, "y").await;
-        written += 12;
-        (_, floor) = made(&mut events).await;
-        phone.write("SELECT 1").await;
+    let (mut written, mut floor) = (10, 0);
+    while floor <= place {
+        assert!(written < 2_000, "no snapshot trims the log");
+        phone.publish(&rooms[0], written..written + 5, "y").await;
+        written += 5;
         phone.store.write(|store| store.compact()).await.expect("open").expect("it compacts");
+        floor = made.try_recv().unwrap_or(0);
     }
-    phone.insert(written..written + 12, "y").await;
-    written += 12;
-    made(&mut events).await;
 
     // The laptop has written something in between, which is not lost.
     laptop.insert(500..501, "z").await;
@@ -98,15 +99,4 @@ async fn who_was_away_too_long_learns_of_deletes_that_nobody_remembers() {
     all.extend(rows(500..501, "z"));
     laptop.holds(&all).await;
     phone.holds(&all).await;
-}
-
-trait AwaitOrStop {
-    async fn await_or_stop(self, room: RoomLog);
-}
-
-impl<F: Future<Output = ()>> AwaitOrStop for F {
-    async fn await_or_stop(self, room: RoomLog) {
-        let _ = tokio::time::timeout(Duration::from_millis(1), self).await;
-        room.stop().await;
-    }
 }
