@@ -80,7 +80,8 @@ fn unpack(workspace: &Workspace) -> Result<Result<(), String>> {
     };
     // The lists of a fresh machine may be empty or old; renewing them takes rights that not everybody has.
     let download = ["download", "nats-server"];
-    if !apt(&download) && !(apt(&["update"]) && apt(&download)) {
+    let is_there = apt(&download) || (apt(&["update"]) && apt(&download));
+    if !is_there {
         return Ok(Err("nats-server was not found, and could not be downloaded".to_owned()));
     }
     let entries = std::fs::read_dir(&place).with_context(|| format!("could not list {}", place.display()))?;

@@ -133,7 +133,8 @@ impl Record {
     /// When it is none, or says what cannot be.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         let record: Self = serde_json::from_slice(bytes).map_err(|_| Malformed)?;
-        let is_name = |id: &str| !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric());
+        let is_name =
+            |id: &str| !id.is_empty() && id.len() <= 64 && id.bytes().all(|b| b.is_ascii_alphanumeric());
         let previous = record.previous.as_ref();
         let is_sound = is_name(&record.id)
             && SiteId::from_hex(&record.site).is_ok()
@@ -197,7 +198,9 @@ mod tests {
         ] {
             assert_eq!(Entry::parse(&wrong.notice()), Err(Malformed), "{wrong:?}");
         }
-        for wrong in [&b""[..], b"op", b"opx\x01", b"opw\x01x", b"ops\x01{}", b"opp\x01\0\0", b"\xff\xff\xff\xff"] {
+        for wrong in
+            [&b""[..], b"op", b"opx\x01", b"opw\x01x", b"ops\x01{}", b"opp\x01\0\0", b"\xff\xff\xff\xff"]
+        {
             assert_eq!(Entry::parse(wrong), Err(Malformed), "{wrong:?}");
         }
     }

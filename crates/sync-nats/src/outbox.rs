@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use opor_core::{Changeset, DbVersion};
+use opor_core::{Changeset, DbVersion, EncodeOptions};
 use opor_store::{Cursor, ReadError, Store};
 use opor_transport_traits::Bytes;
 use tokio::time::sleep;
@@ -117,7 +117,11 @@ impl Writer<'_> {
                 Err(error) => return Err(RoomError::store(&error)),
             };
             let changes = locked(&echoes).strip(batch.changeset);
-            let bytes = if changes.is_empty() { Vec::new() } else { changes.to_bytes() };
+            let bytes = if changes.is_empty() {
+                Vec::new()
+            } else {
+                changes.to_bytes_with(&EncodeOptions::default())
+            };
             if bytes.len() > CHANGESET_MAX {
                 return Ok(Found::TooLarge(bytes.len()));
             }
@@ -133,7 +137,8 @@ impl Writer<'_> {
         changes: &Changeset,
     ) -> Result<(), RoomError> {
         if !changes.is_empty() {
-            self.outbox.anchor = self.publish(cursor, changes.to_bytes().into()).await?;
+            self.outbox.anchor =
+                self.publish(cursor, changes.to_bytes_with(&EncodeOptions::default()).into()).await?;
         }
         Ok(())
     }
@@ -165,7 +170,8 @@ impl Writer<'_> {
             // of.
             let covered = snapshot::newest(self.room).await?.map_or(0, |(_, record)| record.covers);
             if sequences.first().is_some_and(|first| *first > covered) {
-                let parts = Parts { bytes: bytes.len() as u64, hash: *blake3::hash(bytes).as_bytes(), sequences };
+                let parts =
+                    Parts { bytes: bytes.len() as u64, hash: *blake3::hash(bytes).as_bytes(), sequences };
                 return Ok(parts.to_bytes().into());
             }
         }

@@ -37,11 +37,11 @@ pub(crate) async fn publish_missing(
         // The log of this replica is published from its start, less what came from the room.
         return writer.move_to(DbVersion(0)).await;
     }
-    let seen = snapshot::newest(room).await?.map(|(sequence, _)| sequence);
-    publish_whole(shared, visit, room, writer, seen).await
+    // One that was merged before this connection, or was not taken for it, is taken now.
+    publish_whole(shared, visit, room, writer, None).await
 }
 
-/// Publishes all that this replica holds as a snapshot, or what the snapshot lacks that another replica makes meanwhile.
+/// Publishes all that this replica holds as a snapshot, or what one lacks that is there and has not been `seen`.
 pub(crate) async fn publish_whole(
     shared: &Arc<Shared>,
     visit: &Visit,
@@ -49,16 +49,20 @@ pub(crate) async fn publish_whole(
     writer: &mut Writer<'_>,
     seen: Option<u64>,
 ) -> Result<(), RoomError> {
+    let mut seen = seen;
     loop {
-        if let Made::Done { version } = snapshot::make(shared, visit, room, true).await? {
-            return writer.move_to(version).await;
-        }
-        let newest = snapshot::newest(room).await?;
-        if let Some((sequence, record)) = newest
+        if let Some((sequence, record)) = snapshot::newest(room).await?
             && Some(sequence) != seen
         {
-            let taken = snapshot::take(shared, visit, room, &record).await?;
-            return publish_beyond(shared, writer, taken.open(shared).await?).await;
+            match snapshot::take(shared, visit, room, &record).await {
+                Ok(taken) => return publish_beyond(shared, writer, taken.open(shared).await?).await,
+                // One that cannot be had is replaced.
+                Err(RoomError::Snapshot { .. }) => seen = Some(sequence),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Made::Done { version } = snapshot::make(shared, visit, room, true).await? {
+            return writer.move_to(version).await;
         }
         sleep(LOOK_EVERY).await;
     }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use async_nats::jetstream::object_store::{self, ObjectMetadata, ObjectStore};
 use opor_core::{DbVersion, SiteId};
 use opor_store::{
-    ApplyOptions, Cursor, Manifest, OpenOptions, RestoreError, Snapshot, SnapshotImage, SnapshotReceiver, Store,
+    ApplyOptions, Cursor, Manifest, OpenOptions, RestoreError, Snapshot, SnapshotImage, SnapshotReceiver,
+    Store,
 };
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
@@ -247,10 +248,9 @@ pub(crate) async fn take(
         receiver = blocking(move || put_piece(receiver, piece, &bytes)).await?;
     }
     let options = shared.open_options.clone();
-    let image = blocking(move || {
-        receiver.finish(&options).map_err(RoomError::snapshot("checking the image"))
-    })
-    .await?;
+    let image =
+        blocking(move || receiver.finish(&options).map_err(RoomError::snapshot("checking the image")))
+            .await?;
     let taken = merge(shared, room, record, image).await?;
     locked(&visit.taken).insert(record.id.clone());
     shared.tell(RoomEvent::SnapshotTaken { site: record.site(), covers: record.covers, chunks });
@@ -394,12 +394,7 @@ async fn bucket(room: &RoomStream) -> Result<ObjectStore, RoomError> {
     room.context.create_object_store(config).await.map_err(|error| failed(error.into()))
 }
 
-async fn put(
-    room: &RoomStream,
-    bucket: &ObjectStore,
-    name: &str,
-    mut bytes: &[u8],
-) -> Result<(), RoomError> {
+async fn put(room: &RoomStream, bucket: &ObjectStore, name: &str, mut bytes: &[u8]) -> Result<(), RoomError> {
     let chunk_size = Some(room.broker.piece_max());
     let meta = ObjectMetadata { name: name.to_owned(), chunk_size, ..ObjectMetadata::default() };
     let done = timeout(OBJECT_TIMEOUT, bucket.put(meta, &mut bytes)).await;

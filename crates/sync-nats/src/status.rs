@@ -115,6 +115,8 @@ pub enum ResetReason {
     OtherStream,
     /// The stream has lost its end, as brokers may at a power cut.
     LostEnd,
+    /// An earlier start over was cut short.
+    Interrupted,
     /// Our own log has been cut where it was not published yet.
     OwnHistoryCut,
 }

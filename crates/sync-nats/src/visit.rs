@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use opor_core::DbVersion;
+use opor_store::Store;
 use opor_sync_proto::Echoes;
 
 use crate::bookmark::{self, Anchor, Bookmarks, Inbox, Outbox, digest};
@@ -46,18 +48,18 @@ async fn stay(shared: &Arc<Shared>, room: &RoomStream) -> Result<(), RoomError> 
     let known = shared.store.read(move |store| bookmark::load(store, keys)).await?;
     let known = known.map_err(|error| RoomError::store(&error))?;
     let extent = room.extent().await?;
-    let reset = must_reset(room, extent, &known).await?;
-    if let Some(why) = reset {
+    let start = compare(room, extent, &known).await?;
+    if let Some(why) = start.why {
         // What came from a stream that is no more has to be published to this one.
         *locked(&shared.echoes) = Echoes::default();
         shared.tell(RoomEvent::Reset { why });
     }
     let visit = Visit::default();
-    let (mut reader, scratch) = enter(shared, &visit, room, extent, &known, reset.is_some()).await?;
-    let fresh = Outbox { life: room.life, version: opor_core::DbVersion(0), anchor: NOWHERE };
-    let outbox = known.outbox.filter(|_| reset.is_none()).unwrap_or(fresh);
+    let (mut reader, scratch) = enter(shared, &visit, room, extent, &known, start).await?;
+    let outbox = known.outbox.filter(|_| start.why.is_none()).unwrap_or(UNPUBLISHED);
+    let outbox = Outbox { life: room.life, ..outbox };
     let mut writer = Writer { shared, visit: &visit, room, outbox, unsaved: false };
-    let writing = publishing(&visit, &mut writer, reset.is_some(), scratch);
+    let writing = publishing(&visit, &mut writer, start.why.is_some(), scratch);
     let making = snapshot::keep_making(shared, &visit, room);
     tokio::try_join!(reader.run(), writing, making).map(|_never| ())
 }
@@ -90,25 +92,34 @@ async fn publishing(
 /// A place before everything.
 const NOWHERE: Anchor = Anchor { sequence: 0, digest: 0 };
 
-/// Whether the room is not what this replica knows, and why.
-async fn must_reset(
-    room: &RoomStream,
-    extent: Extent,
-    known: &Bookmarks,
-) -> Result<Option<ResetReason>, RoomError> {
-    let (Some(inbox), Some(outbox)) = (known.inbox, known.outbox) else {
-        // With one of them it was here, and died on its first visit.
-        return Ok(Some(ResetReason::FirstVisit));
-    };
-    if inbox.life != room.life || outbox.life != room.life {
-        return Ok(Some(ResetReason::OtherStream));
+/// Nothing has been published, to any stream.
+const UNPUBLISHED: Outbox = Outbox { life: 0, version: DbVersion(0), anchor: NOWHERE };
+
+/// How a replica begins with a room.
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    /// Why all that the room lacks is to be published; nothing where it goes on as it was.
+    why: Option<ResetReason>,
+    /// Whether the log is read from its beginning.
+    reads_anew: bool,
+}
+
+/// Compares what this replica knows of the room with what is there.
+async fn compare(room: &RoomStream, extent: Extent, known: &Bookmarks) -> Result<Start, RoomError> {
+    let anew = |why| Ok(Start { why: Some(why), reads_anew: true });
+    let Some(inbox) = known.inbox else { return anew(ResetReason::FirstVisit) };
+    if inbox.life != room.life {
+        return anew(ResetReason::OtherStream);
     }
-    for anchor in [inbox.anchor, outbox.anchor] {
+    let outbox = known.outbox.filter(|outbox| outbox.life == room.life);
+    for anchor in [Some(inbox.anchor), outbox.map(|outbox| outbox.anchor)].into_iter().flatten() {
         if !is_there(room, extent, anchor).await? {
-            return Ok(Some(ResetReason::LostEnd));
+            return anew(ResetReason::LostEnd);
         }
     }
-    Ok(None)
+    // The log is read on where an earlier visit was cut short; it had not come to publishing.
+    let why = outbox.is_none().then_some(ResetReason::Interrupted);
+    Ok(Start { why, reads_anew: false })
 }
 
 /// Whether a message is still in the stream, or may have been removed since. Another one in its place means that the stream
@@ -131,23 +142,24 @@ async fn enter<'a>(
     room: &'a RoomStream,
     extent: Extent,
     known: &Bookmarks,
-    reset: bool,
+    start: Start,
 ) -> Result<(Reader<'a>, Option<Scratch>), RoomError> {
     let newest = snapshot::newest(room).await?.map(|(_, record)| record);
     let forgotten = if room.forgets { extent.first.saturating_sub(1) } else { 0 };
     let floor = newest.as_ref().map_or(0, |record| record.floor).max(forgotten);
-    let start = Inbox { life: room.life, anchor: NOWHERE };
-    let mut inbox = known.inbox.filter(|_| !reset).unwrap_or(start);
-    let hole = known.hole.filter(|(life, _)| *life == room.life && !reset).map(|(_, sequence)| sequence);
+    let beginning = Inbox { life: room.life, anchor: NOWHERE };
+    let mut inbox = known.inbox.filter(|_| !start.reads_anew).unwrap_or(beginning);
+    let hole = known.hole.filter(|(life, _)| *life == room.life && !start.reads_anew);
+    let hole = hole.map(|(_, sequence)| sequence);
     let is_behind = inbox.anchor.sequence < floor;
     // A hole that is out of reach is in the snapshot; and so is all that one who starts over would read.
-    let wants = is_behind || reset || hole.is_some_and(|hole| hole <= floor);
+    let wants = is_behind || start.reads_anew || hole.is_some_and(|hole| hole <= floor);
     let mut scratch = None;
     if let Some(record) = newest.filter(|record| wants && record.covers >= floor) {
         match snapshot::take(shared, visit, room, &record).await {
             Ok(taken) => {
                 // Another snapshot may be taken before this one is compared with what is here.
-                match reset {
+                match start.why.is_some() {
                     true => scratch = Some(taken.open(shared).await?),
                     false => taken.discard().await?,
                 }
@@ -170,7 +182,14 @@ async fn enter<'a>(
     }
     let keys = room.names.keys;
     // Noted even where nothing was read: it says that this replica was here.
-    let noted = shared.store.write(move |store| bookmark::save_inbox(store, keys, inbox)).await?;
+    let note = move |store: &mut Store| {
+        if start.why.is_some() {
+            // First: if the place in the log were noted alone, a crash would forget that there is something to publish.
+            bookmark::save_outbox(store, keys, UNPUBLISHED)?;
+        }
+        bookmark::save_inbox(store, keys, inbox)
+    };
+    let noted = shared.store.write(note).await?;
     noted.map_err(|error| RoomError::store(&error))?;
     let reader = Reader { shared, visit, room, inbox, hole: Hole::new(hole), unsaved: 0 };
     Ok((reader, scratch))

@@ -67,9 +67,8 @@ impl Broker {
 
     fn check(&self) -> Result<(), TransportError> {
         let info = self.info();
-        let too_old = |what: String| {
-            TransportError::new(Kind::Incompatible, format!("{}: {what}", self.address))
-        };
+        let too_old =
+            |what: String| TransportError::new(Kind::Incompatible, format!("{}: {what}", self.address));
         if !info.headers || !self.is_at_least(VERSION_LEAST) {
             return Err(too_old(format!("nats-server {} is too old, 2.2.0 is the least", info.version)));
         }

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use async_nats::{StatusCode, Subject, Subscriber};
 use futures_util::StreamExt as _;
-use opor_transport_traits::{
-    Bytes, CloseReason, Received, TransportError, TransportErrorKind as Kind,
-};
+use opor_transport_traits::{Bytes, CloseReason, Received, TransportError, TransportErrorKind as Kind};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 

@@ -60,7 +60,8 @@ impl NatsListener {
         broker.client().flush().await.map_err(|error| failure(Kind::Unreachable).with_source(error))?;
         let (ready, links) = mpsc::channel(READY_MAX);
         let (stop, stopped) = oneshot::channel();
-        let door = Arc::new(Door { broker, options, name: address.name.clone(), ready, greeted: Mutex::default() });
+        let door =
+            Arc::new(Door { broker, options, name: address.name.clone(), ready, greeted: Mutex::default() });
         tokio::spawn(welcome_all(door, dials, stopped));
         Ok(Self { address, links, _stop: stop })
     }

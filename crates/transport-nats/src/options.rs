@@ -22,7 +22,10 @@ const NAMESPACE: &str = "opor";
 pub(crate) enum Credentials {
     Nothing,
     Token(String),
-    User { name: String, password: String },
+    User {
+        name: String,
+        password: String,
+    },
     /// A file with a JWT and a seed, as `nsc` makes it.
     File(PathBuf),
 }

@@ -72,7 +72,8 @@ impl Fixture for Nats {
     async fn cuttable(&self) -> Result<Option<(Endpoint, Cut)>, FixtureError> {
         let listener = self.listener().await?;
         let wire = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.address().replace(&self.server.url(), &format!("nats://{}", wire.local_addr()?));
+        let address =
+            listener.address().replace(&self.server.url(), &format!("nats://{}", wire.local_addr()?));
         let dialer = NatsDialer::new(&address, Self::options())?;
         let task = tokio::spawn(relay(wire, self.server.port()));
         Ok(Some((Endpoint::new(listener, dialer), Cut::new(move || task.abort()))))

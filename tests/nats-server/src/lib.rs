@@ -160,9 +160,8 @@ impl Drop for NatsServer {
 fn listening(log: &Receiver<String>) -> io::Result<u16> {
     let (mut seen, mut port) = (String::new(), None);
     loop {
-        let line = match log.recv_timeout(PATIENCE) {
-            Ok(line) => line,
-            Err(_) => return Err(io::Error::other(format!("nats-server did not come up: {seen}"))),
+        let Ok(line) = log.recv_timeout(PATIENCE) else {
+            return Err(io::Error::other(format!("nats-server did not come up: {seen}")));
         };
         if let Some((_, address)) = line.split_once("Listening for client connections on ") {
             port = address.rsplit_once(':').and_then(|(_, port)| port.trim().parse().ok());

@@ -1,7 +1,9 @@
 //! What others may put into a room: it is left out, told of, and stops nobody.
 
 use async_nats::HeaderMap;
-use opor_core::{Change, Changeset, Cid, ColVersion, Hlc, PackedKey, SiteId, Value, WallMillis};
+use opor_core::{
+    Change, Changeset, Cid, ColVersion, EncodeOptions, Hlc, PackedKey, SiteId, Value, WallMillis,
+};
 use opor_sync_nats::{RoomEvent, RoomEvents, Skip};
 
 use crate::replica::{LOG, Replica, SNAPSHOT, broker, event, rows, stranger};
@@ -62,8 +64,14 @@ async fn what_is_no_changeset_is_left_out() {
         (changeset(change("todos", "no such column", 1)), Skip::Schema),
         (b"opp\x01".to_vec(), Skip::Malformed),
         // Parts that are not there, and parts that are something else.
-        ([&b"opp\x01"[..], &5_u64.to_le_bytes(), &[0; 32], &999_u64.to_le_bytes()].concat(), Skip::PartsMissing),
-        ([&b"opp\x01"[..], &5_u64.to_le_bytes(), &[0; 32], &1_u64.to_le_bytes()].concat(), Skip::PartsMissing),
+        (
+            [&b"opp\x01"[..], &5_u64.to_le_bytes(), &[0; 32], &999_u64.to_le_bytes()].concat(),
+            Skip::PartsMissing,
+        ),
+        (
+            [&b"opp\x01"[..], &5_u64.to_le_bytes(), &[0; 32], &1_u64.to_le_bytes()].concat(),
+            Skip::PartsMissing,
+        ),
         (b"ops\x01{\"id\":\"../../x\"}".to_vec(), Skip::Malformed),
         (notice("0a0b"), Skip::Malformed),
     ];
@@ -102,10 +110,10 @@ fn zstd_bomb() -> Vec<u8> {
         let mut change = change(&table, "title", 1);
         change.pk = PackedKey::pack(&[Value::Integer(id)]);
         // Each another, so that no dictionary makes it small.
-        change.val = Value::Text(format!("{id}{}", "0".repeat(1_000_000)).into());
+        change.val = Value::Text(format!("{id}{}", "0".repeat(1_000_000)));
         changes.push(change);
     }
-    let bytes = changes.to_bytes();
+    let bytes = changes.to_bytes_with(&EncodeOptions::default());
     assert!(bytes.len() < 900_000, "{} bytes", bytes.len());
     bytes
 }
@@ -148,7 +156,7 @@ async fn a_message_that_comes_twice_changes_nothing_the_second_time() {
 async fn what_did_not_fit_is_taken_once_the_table_is_there() {
     let broker = broker();
     let laptop = Replica::new().await;
-    let phone = Replica::without_table().await;
+    let phone = Replica::without_table();
     let _laptop = laptop.join(&broker).await;
     let room = phone.join(&broker).await;
     let mut events = room.events();

@@ -10,10 +10,11 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 /// Far more than any step takes: a test that hangs ends here, and says where.
-const WATCHDOG: Duration = Duration::from_secs(15);
+const WATCHDOG: Duration = Duration::from_secs(60);
 
 /// Short, so that tests do not wait for it.
-pub(crate) const SOON: Backoff = Backoff { first: Duration::from_millis(20), max: Duration::from_millis(100) };
+pub(crate) const SOON: Backoff =
+    Backoff { first: Duration::from_millis(20), max: Duration::from_millis(100) };
 
 /// Other processes are looked for so rarely that only what is told counts.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -31,12 +32,12 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub(crate) async fn new() -> Self {
-        let replica = Self::without_table().await;
+        let replica = Self::without_table();
         replica.create().await;
         replica
     }
 
-    pub(crate) async fn without_table() -> Self {
+    pub(crate) fn without_table() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         Self { store: open(&folder), folder }
     }

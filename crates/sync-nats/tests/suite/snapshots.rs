@@ -36,10 +36,8 @@ async fn a_log_that_has_grown_is_trimmed_and_a_newcomer_takes_the_snapshot() {
     let broker = broker();
     let (phone, laptop) = (Replica::new().await, Replica::new().await);
     let joining = |replica: &Replica| replica.joining(&broker).snapshot_after(20);
-    let rooms = [
-        joining(&phone).join().await.expect("it joins"),
-        joining(&laptop).join().await.expect("it joins"),
-    ];
+    let rooms =
+        [joining(&phone).join().await.expect("it joins"), joining(&laptop).join().await.expect("it joins")];
     let mut made = made_by(&rooms);
     let (mut written, mut floor) = (0, 0);
     // Two snapshots at least, by whichever of the two: the second trims.

@@ -188,9 +188,7 @@ async fn a_replica_that_dies_while_it_catches_up_goes_on() {
     let writer = Replica::new().await;
     let mut reader = Replica::new().await;
     let writers = writer.join(&broker).await;
-    let t = std::time::Instant::now();
     writer.publish(&writers, 0..300, "x").await;
-    eprintln!("TIME published {:?}", t.elapsed());
     let mut rounds = 0;
     while reader.rows().await.len() < 300 {
         let room = reader.joining(&broker).join().await.expect("it joins");
@@ -206,10 +204,8 @@ async fn a_replica_that_dies_while_it_catches_up_goes_on() {
             }
         }
         // As in a crash: whatever is under way is dropped, and the file is opened anew.
-        eprintln!("TIME round {:?}", t.elapsed());
         drop(room);
         reader.reopen();
-        eprintln!("TIME reopened {:?}", t.elapsed());
         rounds += 1;
     }
     assert!(rounds > 2, "it died in the middle");
