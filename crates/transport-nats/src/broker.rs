@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerInfo};
 use opor_transport_traits::{TransportError, TransportErrorKind as Kind};
@@ -14,6 +15,10 @@ use crate::wire::{PIECE_HEAD, PIECE_MAX};
 
 /// The least that a broker must take as one message: enough for the largest frame in a thousand pieces.
 const MESSAGE_LEAST: usize = 1024 + PIECE_HEAD;
+
+/// How often the broker is asked whether it is there, while nothing comes from it: below the 30 s after which routers forget a
+/// connection. One that does not answer twice is taken to be gone.
+const PING_EVERY: Duration = Duration::from_secs(20);
 
 /// The first version that tells who publishes to a subject that nobody listens to.
 const VERSION_LEAST: (i64, i64, i64) = (2, 2, 0);
@@ -132,6 +137,7 @@ async fn prepare(
     let config = ConnectOptions::new()
         .name("opor")
         .connection_timeout(options.connect_timeout)
+        .ping_interval(PING_EVERY)
         .tls_client_config(tls)
         .require_tls(address.starts_with("tls://"))
         .event_callback(move |event| {

@@ -1,5 +1,7 @@
 //! Logs that have grown: snapshots, trimmed logs, newcomers, and who was away too long.
 
+use std::path::Path;
+
 use opor_sync_nats::{RoomEvent, RoomLog};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -97,4 +99,54 @@ async fn who_was_away_too_long_learns_of_deletes_that_nobody_remembers() {
     all.extend(rows(500..501, "z"));
     laptop.holds(&all).await;
     phone.holds(&all).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_restored_from_a_backup_gets_back_what_it_wrote_itself() {
+    let broker = broker();
+    let (mut phone, laptop) = (Replica::new().await, Replica::new().await);
+    let _laptop = laptop.join(&broker).await;
+    let joining = |phone: &Replica| phone.joining(&broker).snapshot_after(4);
+    let room = joining(&phone).join().await.expect("it joins");
+    phone.publish(&room, 0..3, "x").await;
+    laptop.holds(&rows(0..3, "x")).await;
+    room.stop().await;
+    phone.store.clone().close();
+    let backup = tempfile::tempdir().expect("a folder");
+    copy_files(phone.folder.path(), backup.path());
+
+    phone.reopen();
+    let rooms = [joining(&phone).join().await.expect("it joins")];
+    let mut made = made_by(&rooms);
+    let (mut written, mut floor) = (3, 0);
+    while floor <= 4 {
+        assert!(written < 2_000, "no snapshot trims the log");
+        phone.publish(&rooms[0], written..written + 2, "x").await;
+        written += 2;
+        floor = made.try_recv().unwrap_or(0);
+    }
+    laptop.holds(&rows(0..written, "x")).await;
+    let [room] = rooms;
+    room.stop().await;
+    phone.store.clone().close();
+
+    // The disk is gone; the only snapshot in the room is its own.
+    for file in std::fs::read_dir(phone.folder.path()).expect("a folder") {
+        std::fs::remove_file(file.expect("a file").path()).expect("removed");
+    }
+    copy_files(backup.path(), phone.folder.path());
+    phone.reopen();
+    assert_eq!(phone.rows().await, rows(0..3, "x"));
+    let room = joining(&phone).join().await.expect("it joins");
+    phone.holds(&rows(0..written, "x")).await;
+    // Other content under versions that were used before.
+    phone.publish(&room, written..written + 3, "x").await;
+    laptop.holds(&rows(0..written + 3, "x")).await;
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    for file in std::fs::read_dir(from).expect("a folder") {
+        let file = file.expect("a file");
+        std::fs::copy(file.path(), to.join(file.file_name())).expect("copied");
+    }
 }
