@@ -48,6 +48,10 @@ pub(crate) struct Reader<'a> {
     pub(crate) hole: Hole,
     /// Messages whose reading has not been noted in the database.
     pub(crate) unsaved: usize,
+    /// Up to here nothing was removed from the log before it was read.
+    pub(crate) verified: u64,
+    /// Messages that were read since.
+    pub(crate) unverified: usize,
 }
 
 /// The first message that was left out and may fit later; it is tried again at each connection, and now and then.
@@ -116,6 +120,7 @@ impl Reader<'_> {
                 }
                 if count == 0 {
                     self.room.extent().await?;
+                    self.verify().await?;
                     self.save().await?;
                 }
                 if self.hole.due() {
@@ -129,12 +134,28 @@ impl Reader<'_> {
 
     async fn caught_up(&mut self) -> Result<(), RoomError> {
         self.save().await?;
+        if !*self.visit.caught_up.borrow() || self.unverified >= BATCH {
+            self.verify().await?;
+        }
         if self.hole.before.take().is_some() {
             self.save_hole().await?;
         }
         if !self.visit.caught_up.send_replace(true) {
             self.shared.tell(RoomEvent::CaughtUp);
         }
+        Ok(())
+    }
+
+    /// Looks whether the log was trimmed past this reader while it was slow. A record of a snapshot is there before the log is
+    /// trimmed; so where its floor is not beyond the last place that was looked from, nothing was missed.
+    async fn verify(&mut self) -> Result<(), RoomError> {
+        let place = self.inbox.anchor.sequence;
+        let newest = snapshot::newest(self.room).await?.map(|(_, record)| record);
+        if let Some(record) = newest.filter(|record| record.floor > self.verified) {
+            snapshot::take(self.shared, self.visit, self.room, &record).await?.discard().await?;
+        }
+        self.verified = place;
+        self.unverified = 0;
         Ok(())
     }
 
@@ -181,6 +202,7 @@ impl Reader<'_> {
             }
             Err(crate::entry::Malformed) => self.skip(anchor, Skip::Malformed, "no entry".into()).await?,
         }
+        self.unverified += 1;
         self.visit.unlooked.fetch_add(1, Ordering::Relaxed);
         self.visit.snapshot_due.notify_one();
         if self.unsaved >= BATCH {

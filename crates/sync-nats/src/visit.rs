@@ -191,6 +191,15 @@ async fn enter<'a>(
     };
     let noted = shared.store.write(note).await?;
     noted.map_err(|error| RoomError::store(&error))?;
-    let reader = Reader { shared, visit, room, inbox, hole: Hole::new(hole), unsaved: 0 };
+    let reader = Reader {
+        shared,
+        visit,
+        room,
+        inbox,
+        hole: Hole::new(hole),
+        unsaved: 0,
+        verified: inbox.anchor.sequence,
+        unverified: 0,
+    };
     Ok((reader, scratch))
 }
