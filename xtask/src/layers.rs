@@ -47,6 +47,19 @@ const LAYERS: &[Layer] = &[
         may: May::Only(&["opor-core", "opor-store", "opor-sync-proto", "opor-transport-traits"]),
         without: &[SERVER],
     },
+    // The room's log over a broker: it stores and publishes, and has no session; of the protocol it takes the record of
+    // what came from where. The one crate beside the hub that knows a transport, because the log is that broker's.
+    Layer {
+        package: "opor-sync-nats",
+        may: May::Only(&[
+            "opor-core",
+            "opor-store",
+            "opor-sync-proto",
+            "opor-transport-traits",
+            "opor-transport-nats",
+        ]),
+        without: &[SERVER],
+    },
     Layer {
         package: "opor-hub",
         may: May::Only(&[
@@ -67,6 +80,7 @@ const LAYERS: &[Layer] = &[
             "opor-live",
             "opor-sync-proto",
             "opor-sync",
+            "opor-sync-nats",
             "opor-transport-*",
         ]),
         without: &[SERVER],
@@ -85,6 +99,7 @@ const LAYERS: &[Layer] = &[
             "opor-store",
             "opor-live",
             "opor-sync",
+            "opor-sync-nats",
             "opor-hub",
             "opor-transport-*",
         ]),
@@ -95,6 +110,7 @@ const LAYERS: &[Layer] = &[
         may: May::Only(&["opor-core", "opor-store", "opor-sync-proto"]),
         without: &[RUNTIME, SERVER],
     },
+    Layer { package: "opor-nats-server", may: May::Only(&[]), without: &[SQLITE, RUNTIME, SERVER] },
     Layer { package: "opor-tests", may: May::Anything, without: &[] },
     Layer { package: "opor-bench", may: May::Anything, without: &[] },
     Layer { package: "opor-sim", may: May::Only(&["opor-testkit"]), without: &[RUNTIME, SERVER] },
@@ -234,6 +250,18 @@ mod tests {
                 ("opor-tests", &["opor-cli", "opor-core"]),
             ],
             &[],
+        );
+    }
+
+    #[test]
+    fn a_room_s_log_knows_its_own_transport_only() {
+        check(
+            &[
+                ("opor-sync-nats", &["opor-transport-nats", "opor-transport-websocket"]),
+                ("opor-transport-nats", &[]),
+                ("opor-transport-websocket", &[]),
+            ],
+            &["opor-sync-nats -> opor-transport-websocket: not among what it may use"],
         );
     }
 

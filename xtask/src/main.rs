@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command talks to the person who ran it")]
 
 mod bench;
+mod broker;
 mod ci;
 mod deny;
 mod fuzz;

@@ -5,21 +5,28 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::broker::{self, Broker};
 use crate::interop;
 use crate::steps::{Ended, Steps};
 use crate::workspace::{Workspace, shown};
 
 /// Runs every test there is; the first step that fails ends the run.
 pub(crate) fn run(workspace: &Workspace, steps: &mut Steps) -> Result<()> {
-    steps.step("cargo test", || cargo_test(workspace))?;
+    let broker = broker::step(workspace, steps)?;
+    steps.step("cargo test", || cargo_test(workspace, &broker))?;
     // The genuine peers come after our own tests: what fails there is easier to understand when these pass.
     interop::step(workspace, steps)
 }
 
-/// Units, integration suites and documentation examples of every crate.
-fn cargo_test(workspace: &Workspace) -> Result<Ended> {
+/// Units, integration suites and documentation examples of every crate; without a broker, of those that need none.
+fn cargo_test(workspace: &Workspace, broker: &Broker) -> Result<Ended> {
     let mut command = workspace.cargo();
     command.args(["test", "--workspace"]).stdout(Stdio::piped());
+    if let Some(program) = broker.program() {
+        command.env(broker::VARIABLE, program);
+    } else {
+        command.args(broker::NEED_IT.iter().flat_map(|package| ["--exclude", package]));
+    }
     let mut child = command.spawn().with_context(|| format!("could not run {}", shown(&command)))?;
     let output = child.stdout.take().expect("standard output was piped");
     let mut tally = Tally::default();

@@ -39,7 +39,7 @@ impl Echoes {
     }
 
     /// Notes a version; they come in rising order.
-    pub(crate) fn note(&mut self, version: DbVersion) {
+    pub fn note(&mut self, version: DbVersion) {
         if let Some(last) = self.0.last_mut()
             && last.end().checked_add(1) == Some(version.0)
         {

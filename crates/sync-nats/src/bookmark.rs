@@ -1,0 +1,139 @@
+//! Where a replica is in the room's log and in its own, as the database keeps it: a cursor of a peer that is none.
+//!
+//! A cursor has a base, an epoch and a position. Here the epoch is the life of the stream, the base a sequence number of it (or a
+//! version of our own), and the position tells a message that must be in the stream: so a stream that lost its end, or
+//! was made anew, is found out.
+
+use opor_core::{Changeset, DbVersion, SiteId};
+use opor_store::{ApplyError, ApplyOptions, Cursor, Store, StoreError};
+
+use crate::names::Keys;
+
+/// A message that is in the stream, as far as this replica knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Anchor {
+    pub(crate) sequence: u64,
+    pub(crate) digest: u64,
+}
+
+/// How far the room's log has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inbox {
+    /// Which stream it was: when it was made.
+    pub(crate) life: u64,
+    /// The last message that was read; its digest is 0 when it is not known what was in it.
+    pub(crate) anchor: Anchor,
+}
+
+/// How far our own log has been published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Outbox {
+    pub(crate) life: u64,
+    /// Everything up to here is in the stream, or came from it.
+    pub(crate) version: DbVersion,
+    /// The last message of ours; sequence 0 when there was none yet.
+    pub(crate) anchor: Anchor,
+}
+
+/// All that is kept of a room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Bookmarks {
+    pub(crate) inbox: Option<Inbox>,
+    pub(crate) outbox: Option<Outbox>,
+    /// The first message that was left out and may fit later, of that life.
+    pub(crate) hole: Option<(u64, u64)>,
+}
+
+impl Inbox {
+    pub(crate) fn cursor(self) -> Cursor {
+        pack(self.anchor.sequence, self.life, self.anchor.digest, 0)
+    }
+}
+
+/// What tells a message from others.
+pub(crate) fn digest(payload: &[u8]) -> u64 {
+    let hash = blake3::hash(payload);
+    let (head, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
+    // Never 0, which stands for a message that is not known.
+    u64::from_le_bytes(*head).max(1)
+}
+
+pub(crate) fn load(store: &Store, keys: Keys) -> Result<Bookmarks, StoreError> {
+    let inbox = store.peer_cursor(keys.inbox)?.and_then(|cursor| unpack(&cursor));
+    let outbox = store.peer_cursor(keys.outbox)?.and_then(|cursor| unpack(&cursor));
+    let hole = store.peer_cursor(keys.hole)?.and_then(|cursor| unpack(&cursor));
+    Ok(Bookmarks {
+        inbox: inbox.map(|(sequence, life, digest, _)| Inbox { life, anchor: Anchor { sequence, digest } }),
+        outbox: outbox.map(|(version, life, digest, sequence)| Outbox {
+            life,
+            version: DbVersion(version),
+            anchor: Anchor { sequence, digest },
+        }),
+        hole: hole.filter(|(sequence, ..)| *sequence > 0).map(|(sequence, life, ..)| (life, sequence)),
+    })
+}
+
+pub(crate) fn save_inbox(store: &mut Store, keys: Keys, inbox: Inbox) -> Result<(), ApplyError> {
+    save(store, keys.inbox, inbox.cursor())
+}
+
+/// # Durability
+/// As durable as a commit. It also tells compaction that these deletes have been published.
+pub(crate) fn save_outbox(store: &mut Store, keys: Keys, outbox: Outbox) -> Result<(), ApplyError> {
+    let Outbox { life, version, anchor } = outbox;
+    save(store, keys.outbox, pack(version.0, life, anchor.digest, anchor.sequence))?;
+    for key in [keys.inbox, keys.outbox, keys.hole] {
+        store.set_acknowledged_by(key, version).map_err(|StoreError { .. }| ApplyError::Cancelled)?;
+    }
+    Ok(())
+}
+
+/// Notes that a message was left out, or with `None` that none is.
+pub(crate) fn save_hole(store: &mut Store, keys: Keys, hole: Option<(u64, u64)>) -> Result<(), ApplyError> {
+    let (life, sequence) = hole.unwrap_or((0, 0));
+    save(store, keys.hole, pack(sequence, life, 0, 0))
+}
+
+fn save(store: &mut Store, key: SiteId, cursor: Cursor) -> Result<(), ApplyError> {
+    let options = ApplyOptions { cursor: Some((key, cursor)), ..ApplyOptions::default() };
+    store.apply_with(&Changeset::new(), &options).map(drop)
+}
+
+/// The text form is the only way to make a cursor of parts.
+fn pack(base: u64, life: u64, digest: u64, place: u64) -> Cursor {
+    let place = place.cast_signed();
+    format!("{base}@{life}:{digest}.0.{place}").parse().expect("parts of a cursor make a cursor")
+}
+
+fn unpack(cursor: &Cursor) -> Option<(u64, u64, u64, u64)> {
+    let text = cursor.to_string();
+    let (base, rest) = text.split_once('@')?;
+    let (life, position) = rest.split_once(':')?;
+    let mut parts = position.splitn(3, '.');
+    let digest = parts.next()?.parse().ok()?;
+    let place: i64 = parts.nth(1)?.parse().ok()?;
+    Some((base.parse().ok()?, life.parse().ok()?, digest, place.cast_unsigned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Names;
+
+    #[test]
+    fn bookmarks_come_back_as_they_were_kept() {
+        let mut store = Store::open_in_memory().expect("a store");
+        let keys = Names::new("opor", "garden").keys;
+        assert_eq!(load(&store, keys).expect("it reads"), Bookmarks::default());
+        let inbox = Inbox { life: u64::MAX, anchor: Anchor { sequence: 1 << 52, digest: u64::MAX } };
+        let anchor = Anchor { sequence: 9, digest: digest(b"message") };
+        let outbox = Outbox { life: 7, version: DbVersion(3), anchor };
+        save_inbox(&mut store, keys, inbox).expect("kept");
+        save_outbox(&mut store, keys, outbox).expect("kept");
+        save_hole(&mut store, keys, Some((7, 4))).expect("kept");
+        let all = Bookmarks { inbox: Some(inbox), outbox: Some(outbox), hole: Some((7, 4)) };
+        assert_eq!(load(&store, keys).expect("it reads"), all);
+        save_hole(&mut store, keys, None).expect("kept");
+        assert_eq!(load(&store, keys).expect("it reads").hole, None);
+    }
+}
