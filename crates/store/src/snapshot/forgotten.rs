@@ -134,17 +134,17 @@ impl Store {
     fn known_to_sender(&self, image: &SnapshotImage) -> Result<u64, rusqlite::Error> {
         let (db, sender, own) = (self.engine.db, image.manifest.site, self.site_id());
         let Some(pulled) = image.manifest.pulled.iter().find(|pulled| pulled.site == own) else {
-            return Ok(0);
+            return Ok(image.held.0);
         };
         let Pulled { epoch, base, .. } = *pulled;
         if !self.engine.is_of_history(epoch, base.0)? {
-            return Ok(0);
+            return Ok(image.held.0);
         }
         // What it sent came from a log that is older than the image. What it has pulled since then may have been on top of
         // that; then only the image tells.
         let sent = if meta::acknowledged(db, sender)? <= base.0 { meta::held(db, sender)? } else { 0 };
         self.engine.uncaptured(|| meta::save_acknowledged(db, sender, base.0))?;
-        Ok(base.0.max(sent))
+        Ok(base.0.max(sent).max(image.held.0))
     }
 }
 
