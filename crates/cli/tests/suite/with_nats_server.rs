@@ -1,5 +1,6 @@
 //! `opor sync` with rooms of a real broker.
 
+use crate::lab::assert_converged;
 use crate::running::Running;
 use crate::support::{Run, rows, todo_database, with_store};
 use opor_nats_server::Options;
@@ -85,4 +86,15 @@ fn what_cannot_work_is_told_and_no_secret_with_it() {
     let by_env =
         Run::opor(["sync", &a, &format!("nats://{host}/garden")]).with_env("OPOR_TOKEN", "s3cret").ok();
     assert!(by_env.stdout.contains(&format!("in step with nats://{host}/garden")), "{}", by_env.stdout);
+}
+
+#[test]
+fn the_lab_converges_over_a_broker() {
+    let report = Run::opor(["lab", "--transport", "nats", "--json"]).ok().json();
+    assert_converged(&report);
+    let text = report.to_string();
+    assert!(text.contains("three edits arrived, and nobody pushed or pulled"), "{report:#}");
+    let missing =
+        Run::opor(["lab", "--transport", "nats"]).with_env("OPOR_NATS_SERVER", "/nowhere/nats-server");
+    missing.fails_with(1, "install nats-server, or name it in OPOR_NATS_SERVER");
 }
