@@ -289,16 +289,15 @@ async fn merge(
     let (echoes, folder, options) =
         (shared.echoes.clone(), shared.folder.clone(), shared.open_options.clone());
     let job = move |store: &mut Store| {
-        let mut image = image;
         let maker = image.manifest().site;
         let known = bookmark::load(store, keys).map_err(|error| RoomError::store(&error))?;
         // What we published before the image was made is in it: so a row of ours that it has no more was deleted there.
-        if let Some(held) = held_by(&known, life, covers) {
+        let held = held_by(&known, life, covers);
+        if let Some(held) = held {
             store.set_acknowledged_by(maker, held).map_err(|error| RoomError::store(&error))?;
-            image = image.known_to_hold(held);
         }
         let mut echoes = locked(&echoes);
-        match store.merge_snapshot(&image) {
+        match store.merge_snapshot_holding(&image, held.unwrap_or_default()) {
             Ok(report) => {
                 if let Some(version) = report.db_version.filter(|_| is_echo(&report)) {
                     echoes.note(version);
@@ -308,7 +307,7 @@ async fn merge(
             // Made by this replica, which was restored from a backup since, or never lost anything.
             Err(RestoreError::OwnSnapshot) => {
                 let opened = merge_own(store, image, &folder, &options)?;
-                Ok((Taken::Opened(opened), ApplyReport::default()))
+                Ok((Taken::Opened(Box::new(opened)), ApplyReport::default()))
             }
             Err(error) => Err(RoomError::snapshot("merging the image")(error)),
         }
@@ -349,7 +348,7 @@ fn merge_own(
 /// A snapshot that has been merged.
 pub(crate) enum Taken {
     Image(SnapshotImage),
-    Opened(Scratch),
+    Opened(Box<Scratch>),
 }
 
 impl Taken {
@@ -367,7 +366,7 @@ impl Taken {
         let (folder, options) = (shared.folder.clone(), shared.open_options.clone());
         blocking(move || match self {
             Self::Image(image) => Scratch::open(image, &folder, &options),
-            Self::Opened(scratch) => Ok(scratch),
+            Self::Opened(scratch) => Ok(*scratch),
         })
         .await
     }

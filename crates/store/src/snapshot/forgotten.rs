@@ -26,10 +26,11 @@ impl Store {
         &self,
         source: &Self,
         image: &SnapshotImage,
+        held: DbVersion,
         reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, RestoreError> {
         let (sender, horizon) = (image.manifest.site, image.manifest.horizon);
-        let held = self.known_to_sender(image)?;
+        let held = self.known_to_sender(image, held)?;
         let pulled = meta::pulled(self.engine.db, sender)?.map_or(0, |cursor| cursor.base.0);
         let mut report = ApplyReport::default();
         // What it deleted since the horizon it tells.
@@ -131,20 +132,20 @@ impl Store {
     ///
     /// What it has acknowledged may be more and may be less: the image may be older than the last pull, and then lacks rows that
     /// nobody deleted; and an acknowledgement may have got lost, of a row that is never pulled again.
-    fn known_to_sender(&self, image: &SnapshotImage) -> Result<u64, rusqlite::Error> {
+    fn known_to_sender(&self, image: &SnapshotImage, held: DbVersion) -> Result<u64, rusqlite::Error> {
         let (db, sender, own) = (self.engine.db, image.manifest.site, self.site_id());
         let Some(pulled) = image.manifest.pulled.iter().find(|pulled| pulled.site == own) else {
-            return Ok(image.held.0);
+            return Ok(held.0);
         };
         let Pulled { epoch, base, .. } = *pulled;
         if !self.engine.is_of_history(epoch, base.0)? {
-            return Ok(image.held.0);
+            return Ok(held.0);
         }
         // What it sent came from a log that is older than the image. What it has pulled since then may have been on top of
         // that; then only the image tells.
         let sent = if meta::acknowledged(db, sender)? <= base.0 { meta::held(db, sender)? } else { 0 };
         self.engine.uncaptured(|| meta::save_acknowledged(db, sender, base.0))?;
-        Ok(base.0.max(sent).max(image.held.0))
+        Ok(base.0.max(sent).max(held.0))
     }
 }
 

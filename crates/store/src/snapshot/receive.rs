@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use opor_core::{DbVersion, SiteId};
+use opor_core::SiteId;
 use rusqlite::{Connection, Error, OpenFlags};
 use tempfile::TempPath;
 
@@ -267,7 +267,7 @@ impl SnapshotReceiver {
         // Closed before SQLite opens it: on POSIX, closing a file lets go of every lock the process has on it.
         drop(file);
         check::check(&path, &manifest, options, reporter).map_err(|error| check::reason(error, &path))?;
-        Ok(SnapshotImage { path, manifest, held: DbVersion(0) })
+        Ok(SnapshotImage { path, manifest })
     }
 }
 
@@ -276,19 +276,9 @@ impl SnapshotReceiver {
 pub struct SnapshotImage {
     pub(crate) path: PathBuf,
     pub(crate) manifest: Manifest,
-    /// Up to here the image is known to hold the log of the replica that merges it.
-    pub(crate) held: DbVersion,
 }
 
 impl SnapshotImage {
-    /// Tells what the manifest cannot: that the image was made when all of this replica's log up to this version was in it. For
-    /// replicas that hear of each other through others, and never pull. A row of that log that the image lacks was deleted.
-    #[must_use]
-    pub const fn known_to_hold(mut self, version: DbVersion) -> Self {
-        self.held = version;
-        self
-    }
-
     /// What the snapshot is.
     #[must_use]
     pub const fn manifest(&self) -> &Manifest {
