@@ -14,6 +14,9 @@ use crate::workspace::Workspace;
 /// The packages whose tests start one.
 pub(crate) const NEED_IT: [&str; 2] = ["opor-transport-nats", "opor-sync-nats"];
 
+/// The tests of other packages that start one are in modules of this name.
+pub(crate) const MODULE: &str = "with_nats_server::";
+
 /// Names the program to tests; see `tests/nats-server`.
 pub(crate) const VARIABLE: &str = "OPOR_NATS_SERVER";
 
@@ -36,7 +39,10 @@ pub(crate) fn step(workspace: &Workspace, steps: &mut Steps) -> Result<Broker> {
     let mut broker = Broker::default();
     steps.step("nats-server", || {
         let skipped = |why: &str| {
-            Ok(Ended::Skipped(format!("{why}; the tests of {} do not run. {HOW}", NEED_IT.join(" and "))))
+            Ok(Ended::Skipped(format!(
+                "{why}; the tests of {} and those in {MODULE} do not run. {HOW}",
+                NEED_IT.join(" and ")
+            )))
         };
         if find(workspace).is_none()
             && let Err(why) = unpack(workspace)?

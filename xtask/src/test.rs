@@ -26,6 +26,7 @@ fn cargo_test(workspace: &Workspace, broker: &Broker) -> Result<Ended> {
         command.env(broker::VARIABLE, program);
     } else {
         command.args(broker::NEED_IT.iter().flat_map(|package| ["--exclude", package]));
+        command.args(["--", "--skip", broker::MODULE]);
     }
     let mut child = command.spawn().with_context(|| format!("could not run {}", shown(&command)))?;
     let output = child.stdout.take().expect("standard output was piped");

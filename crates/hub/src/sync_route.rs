@@ -85,6 +85,36 @@ struct Seat {
 }
 
 impl Hub {
+    /// Lets a link in that came another way than over the endpoint, through a broker say: it gets a session like any other,
+    /// under the same limits. Where the hub has tokens, the peer shows one in its hello.
+    ///
+    /// # Errors
+    /// When the room does not exist, has no place left or is being closed, or the token is none; the peer has been told.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, the link is gone.
+    pub async fn join(&self, room: &RoomName, link: Link) -> Result<(), HubError> {
+        let knock = Knock { peer: link.peer().clone(), from: None };
+        let standing = if self.options().tokens.is_open() {
+            match self.seat(room, None).await {
+                Ok(seat) => Standing::In(seat),
+                Err(error) => {
+                    door::refuse(link, &error).await;
+                    return Err(error);
+                }
+            }
+        } else {
+            match self.strangers().clone().try_acquire_owned() {
+                Ok(stranger) => Standing::AtTheDoor(stranger),
+                Err(_) => {
+                    door::refuse(link, &HubError::Overloaded).await;
+                    return Err(HubError::Overloaded);
+                }
+            }
+        };
+        hand_over(self, room, link, &knock, standing).await
+    }
+
     async fn seat(&self, room: &RoomName, from: Option<IpAddr>) -> Result<Seat, HubError> {
         let _place = self.places().take(room, from)?;
         Ok(Seat { room: self.rooms().existing(room).await?, _place })

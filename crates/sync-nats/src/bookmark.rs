@@ -125,7 +125,7 @@ mod tests {
         let mut store = Store::open_in_memory().expect("a store");
         let keys = Names::new("opor", "garden").keys;
         assert_eq!(load(&store, keys).expect("it reads"), Bookmarks::default());
-        let inbox = Inbox { life: u64::MAX, anchor: Anchor { sequence: 1 << 52, digest: u64::MAX } };
+        let inbox = Inbox { life: DbVersion::MAX.0, anchor: Anchor { sequence: 1 << 52, digest: u64::MAX } };
         let anchor = Anchor { sequence: 9, digest: digest(b"message") };
         let outbox = Outbox { life: 7, version: DbVersion(3), anchor };
         save_inbox(&mut store, keys, inbox).expect("kept");

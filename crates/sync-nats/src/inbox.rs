@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::Message;
 use futures_util::StreamExt as _;
 use opor_core::{Breach, Changeset, DbVersion, DecodeLimits, InvalidChange, SiteId};
-use opor_store::{ApplyError, ApplyOptions, Store};
+use opor_store::{ApplyError, ApplyOptions, ApplyReport, Store};
 use opor_transport_traits::Bytes;
 use tokio::time::{Instant, sleep};
 
@@ -84,7 +84,7 @@ impl Hole {
 
 /// What became of a changeset.
 enum Outcome {
-    Merged { changes: usize, unchanged: usize, version: Option<DbVersion> },
+    Merged { rows: usize, changes: usize, unchanged: usize, version: Option<DbVersion>, is_echo: bool },
     Skipped(Skip, String),
 }
 
@@ -229,17 +229,17 @@ impl Reader<'_> {
             // Held over the commit: whoever reads our own log meanwhile knows that this is not ours.
             let mut echoes = locked(&echoes);
             let outcome = apply(store, &bytes, keys.inbox, inbox)?;
-            if let Outcome::Merged { version: Some(version), .. } = outcome {
+            if let Outcome::Merged { version: Some(version), is_echo: true, .. } = outcome {
                 echoes.note(version);
             }
             Ok::<_, ApplyError>(outcome)
         };
         let outcome = self.shared.store.write(job).await?.map_err(|error| RoomError::store(&error))?;
         match outcome {
-            Outcome::Merged { changes, unchanged, version } => {
+            Outcome::Merged { rows, changes, unchanged, version, .. } => {
                 self.inbox = inbox;
                 self.unsaved = 0;
-                self.shared.tell(RoomEvent::Merged { sequence, site, changes, unchanged, version });
+                self.shared.tell(RoomEvent::Merged { sequence, site, rows, changes, unchanged, version });
                 Ok(())
             }
             Outcome::Skipped(why, detail) => self.skip(anchor, why, detail).await,
@@ -319,15 +319,23 @@ fn apply(store: &mut Store, bytes: &[u8], key: SiteId, inbox: Inbox) -> Result<O
     let options = ApplyOptions { cursor: Some((key, inbox.cursor())), ..ApplyOptions::default() };
     match store.apply_with(&changeset, &options) {
         Ok(report) => Ok(Outcome::Merged {
+            rows: changeset.rows().len(),
             changes: changeset.len(),
             unchanged: report.unchanged,
             version: report.db_version,
+            is_echo: is_echo(&report),
         }),
         Err(error) => match skip_of(&error) {
             Some(why) => Ok(Outcome::Skipped(why, in_full(&error))),
             None => Err(error),
         },
     }
+}
+
+/// Whether all that a merge committed came from the room. What was brought back is news to it, and so is what had waited here
+/// for its table.
+pub(crate) const fn is_echo(report: &ApplyReport) -> bool {
+    report.rows_brought_back == 0 && report.released == 0
 }
 
 /// What is wrong with a changeset; nothing where the store is at fault.
@@ -338,6 +346,7 @@ fn skip_of(error: &ApplyError) -> Option<Skip> {
         ApplyError::UnknownTable { .. }
         | ApplyError::UnknownColumn { .. }
         | ApplyError::KeyShape { .. }
+        | ApplyError::QuarantineFull { .. }
         | ApplyError::Constraint { .. } => Some(Skip::Schema),
         _ => None,
     }

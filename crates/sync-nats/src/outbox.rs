@@ -20,7 +20,7 @@ use crate::stream::RoomStream;
 const CHANGES_MAX: usize = 16_384;
 
 /// How soon a place that moved without a message is noted: what came from the room is looked at again after a crash else.
-const SAVE_AFTER: Duration = Duration::from_secs(1);
+const SAVE_AFTER: Duration = Duration::from_millis(200);
 
 /// Tries to publish parts that are removed while they are published, which takes a snapshot each time.
 const PARTS_TRIES: u32 = 5;
@@ -37,8 +37,22 @@ enum Found {
 struct Piece {
     /// Empty where nothing is left to tell.
     bytes: Vec<u8>,
+    size: Size,
     cursor: Cursor,
     done: bool,
+}
+
+/// How much a changeset holds.
+#[derive(Clone, Copy)]
+struct Size {
+    rows: usize,
+    changes: usize,
+}
+
+impl Size {
+    fn of(changes: &Changeset) -> Self {
+        Self { rows: changes.rows().len(), changes: changes.len() }
+    }
 }
 
 /// Why publishing went on no further.
@@ -93,7 +107,7 @@ impl Writer<'_> {
                 }
             };
             if !piece.bytes.is_empty() {
-                self.outbox.anchor = self.publish(&piece.cursor, piece.bytes.into()).await?;
+                self.outbox.anchor = self.publish(&piece.cursor, piece.size, piece.bytes.into()).await?;
                 told = true;
             }
             if piece.done {
@@ -125,7 +139,12 @@ impl Writer<'_> {
             if bytes.len() > CHANGESET_MAX {
                 return Ok(Found::TooLarge(bytes.len()));
             }
-            Ok(Found::Piece(Piece { bytes, cursor: batch.cursor, done: batch.done }))
+            Ok(Found::Piece(Piece {
+                bytes,
+                size: Size::of(&changes),
+                cursor: batch.cursor,
+                done: batch.done,
+            }))
         };
         self.shared.store.read(job).await?
     }
@@ -137,13 +156,14 @@ impl Writer<'_> {
         changes: &Changeset,
     ) -> Result<(), RoomError> {
         if !changes.is_empty() {
-            self.outbox.anchor =
-                self.publish(cursor, changes.to_bytes_with(&EncodeOptions::default()).into()).await?;
+            self.outbox.anchor = self
+                .publish(cursor, Size::of(changes), changes.to_bytes_with(&EncodeOptions::default()).into())
+                .await?;
         }
         Ok(())
     }
 
-    async fn publish(&self, cursor: &Cursor, bytes: Bytes) -> Result<Anchor, RoomError> {
+    async fn publish(&self, cursor: &Cursor, size: Size, bytes: Bytes) -> Result<Anchor, RoomError> {
         // The content is in it too: after a restore from a backup, other content may have the same version.
         let id = format!("{}:{cursor}:{:016x}", self.shared.site, digest(&bytes));
         let most = self.room.broker.piece_max();
@@ -152,8 +172,15 @@ impl Writer<'_> {
         let ack = self.room.publish(&self.room.names.log, &id, payload).await?;
         self.visit.published(ack.sequence);
         Counters::one_more(&self.shared.counters.published);
+        let Size { rows, changes } = size;
         let (sequence, is_duplicate) = (ack.sequence, ack.duplicate);
-        self.shared.tell(RoomEvent::Published { version: cursor.base, sequence, is_duplicate });
+        self.shared.tell(RoomEvent::Published {
+            version: cursor.base,
+            sequence,
+            rows,
+            changes,
+            is_duplicate,
+        });
         Ok(Anchor { sequence, digest: anchor_digest })
     }
 
@@ -185,6 +212,7 @@ impl Writer<'_> {
         let saved = self.shared.store.write(move |store| bookmark::save_outbox(store, keys, outbox)).await?;
         saved.map_err(|error| RoomError::store(&error))?;
         self.unsaved = false;
+        self.shared.published.send_replace(self.outbox.version);
         Ok(())
     }
 

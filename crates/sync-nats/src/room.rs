@@ -80,6 +80,7 @@ pub enum JoinError {
 /// ```
 pub struct RoomLog {
     status: watch::Receiver<RoomStatus>,
+    published: watch::Receiver<DbVersion>,
     events: broadcast::WeakSender<RoomEvent>,
     counters: Arc<Counters>,
     stop: watch::Sender<bool>,
@@ -117,6 +118,13 @@ impl RoomLog {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<RoomStatus> {
         self.status.clone()
+    }
+
+    /// Up to which version all that is committed here is in the room's log, or came from there. It begins at 0, and again
+    /// whenever this replica starts over; a version with a status of [`Live`](RoomStatus::Live) is one of the present stream.
+    #[must_use]
+    pub fn published(&self) -> watch::Receiver<DbVersion> {
+        self.published.clone()
     }
 
     /// What happens from now on.
@@ -266,6 +274,7 @@ impl Builder {
         let (told, commits) = watch::channel(DbVersion(0));
         let (stop, asked) = watch::channel(false);
         let (status, seen) = watch::channel(RoomStatus::Offline);
+        let (published, durable) = watch::channel(DbVersion(0));
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let weak_events = events.downgrade();
         let counters = Arc::new(Counters::default());
@@ -280,6 +289,7 @@ impl Builder {
             open_options: self.open_options,
             folder: self.folder.unwrap_or_else(|| folder_of(path.as_deref())),
             commits,
+            published,
             stop: asked.clone(),
             status,
             events,
@@ -290,7 +300,7 @@ impl Builder {
         let mut tasks = JoinSet::new();
         tasks.spawn(watch_commits(self.store, written, self.look_every, told, asked));
         tasks.spawn(keep(shared));
-        Ok(RoomLog { status: seen, events: weak_events, counters, stop, tasks })
+        Ok(RoomLog { status: seen, published: durable, events: weak_events, counters, stop, tasks })
     }
 }
 

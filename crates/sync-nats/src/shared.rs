@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     /// Where images are put together.
     pub(crate) folder: PathBuf,
     pub(crate) commits: watch::Receiver<DbVersion>,
+    /// Up to where all that is here has been published, as it is kept in the database.
+    pub(crate) published: watch::Sender<DbVersion>,
     pub(crate) stop: watch::Receiver<bool>,
     pub(crate) status: watch::Sender<RoomStatus>,
     pub(crate) events: broadcast::Sender<RoomEvent>,

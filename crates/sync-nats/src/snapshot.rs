@@ -9,17 +9,18 @@ use std::time::Duration;
 use async_nats::jetstream::object_store::{self, ObjectMetadata, ObjectStore};
 use opor_core::{DbVersion, SiteId};
 use opor_store::{
-    ApplyOptions, Cursor, Manifest, OpenOptions, RestoreError, Snapshot, SnapshotImage, SnapshotReceiver,
-    Store,
+    ApplyOptions, ApplyReport, Cursor, Manifest, OpenOptions, RestoreError, Snapshot, SnapshotImage,
+    SnapshotReceiver, Store,
 };
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use crate::bookmark::{self, Outbox};
+use crate::bookmark::{self, Bookmarks};
 use crate::entry::{Entry, Record};
 use crate::error::RoomError;
+use crate::inbox::is_echo;
 use crate::lease::Lease;
 use crate::shared::{Shared, Visit, locked};
 use crate::status::RoomEvent;
@@ -251,9 +252,12 @@ pub(crate) async fn take(
     let image =
         blocking(move || receiver.finish(&options).map_err(RoomError::snapshot("checking the image")))
             .await?;
-    let taken = merge(shared, room, record, image).await?;
+    let (taken, report) = merge(shared, room, record, image).await?;
     locked(&visit.taken).insert(record.id.clone());
-    shared.tell(RoomEvent::SnapshotTaken { site: record.site(), covers: record.covers, chunks });
+    let rows = report.rows_inserted + report.rows_updated + report.rows_deleted;
+    let changes = report.cells_won + report.rows_inserted + report.rows_deleted;
+    let (site, covers) = (record.site(), record.covers);
+    shared.tell(RoomEvent::SnapshotTaken { site, covers, rows, changes, chunks });
     Ok(taken)
 }
 
@@ -280,7 +284,7 @@ async fn merge(
     room: &RoomStream,
     record: &Record,
     image: SnapshotImage,
-) -> Result<Taken, RoomError> {
+) -> Result<(Taken, ApplyReport), RoomError> {
     let (keys, life, covers) = (room.names.keys, room.life, record.covers);
     let (echoes, folder, options) =
         (shared.echoes.clone(), shared.folder.clone(), shared.open_options.clone());
@@ -288,19 +292,23 @@ async fn merge(
         let maker = image.manifest().site;
         let known = bookmark::load(store, keys).map_err(|error| RoomError::store(&error))?;
         // What we published before the image was made is in it: so a row of ours that it has no more was deleted there.
-        if let Some(held) = known.outbox.and_then(|outbox| held_by(outbox, life, covers)) {
+        let held = held_by(&known, life, covers);
+        if let Some(held) = held {
             store.set_acknowledged_by(maker, held).map_err(|error| RoomError::store(&error))?;
         }
         let mut echoes = locked(&echoes);
-        match store.merge_snapshot(&image) {
+        match store.merge_snapshot_holding(&image, held.unwrap_or_default()) {
             Ok(report) => {
-                if let Some(version) = report.db_version {
+                if let Some(version) = report.db_version.filter(|_| is_echo(&report)) {
                     echoes.note(version);
                 }
-                Ok(Taken::Image(image))
+                Ok((Taken::Image(image), report))
             }
             // Made by this replica, which was restored from a backup since, or never lost anything.
-            Err(RestoreError::OwnSnapshot) => merge_own(store, image, &folder, &options).map(Taken::Opened),
+            Err(RestoreError::OwnSnapshot) => {
+                let opened = merge_own(store, image, &folder, &options)?;
+                Ok((Taken::Opened(Box::new(opened)), ApplyReport::default()))
+            }
             Err(error) => Err(RoomError::snapshot("merging the image")(error)),
         }
     };
@@ -308,8 +316,11 @@ async fn merge(
 }
 
 /// What of our log is in the image, of what was published.
-fn held_by(outbox: Outbox, life: u64, covers: u64) -> Option<DbVersion> {
-    let is_in = outbox.life == life && (1..=covers).contains(&outbox.anchor.sequence);
+fn held_by(known: &Bookmarks, life: u64, covers: u64) -> Option<DbVersion> {
+    let (inbox, outbox) = (known.inbox?, known.outbox?);
+    // What was merged from the log lies behind the place in our own log too: all of it has to be in the image.
+    let is_read = inbox.life == life && inbox.anchor.sequence <= covers;
+    let is_in = is_read && outbox.life == life && (1..=covers).contains(&outbox.anchor.sequence);
     is_in.then_some(outbox.version)
 }
 
@@ -337,7 +348,7 @@ fn merge_own(
 /// A snapshot that has been merged.
 pub(crate) enum Taken {
     Image(SnapshotImage),
-    Opened(Scratch),
+    Opened(Box<Scratch>),
 }
 
 impl Taken {
@@ -355,7 +366,7 @@ impl Taken {
         let (folder, options) = (shared.folder.clone(), shared.open_options.clone());
         blocking(move || match self {
             Self::Image(image) => Scratch::open(image, &folder, &options),
-            Self::Opened(scratch) => Ok(scratch),
+            Self::Opened(scratch) => Ok(*scratch),
         })
         .await
     }

@@ -43,6 +43,8 @@ pub enum RoomEvent {
         sequence: u64,
         /// Who says to have published it.
         site: Option<SiteId>,
+        /// In how many rows.
+        rows: usize,
         /// How many changes it brought.
         changes: usize,
         /// How many of them were known here.
@@ -67,6 +69,10 @@ pub enum RoomEvent {
         version: DbVersion,
         /// The number of the message in the stream.
         sequence: u64,
+        /// How many rows are in it.
+        rows: usize,
+        /// How many changes are in it.
+        changes: usize,
         /// The broker had it already.
         is_duplicate: bool,
     },
@@ -88,6 +94,10 @@ pub enum RoomEvent {
         site: SiteId,
         /// Everything in the log up to here was in it.
         covers: u64,
+        /// How many rows it changed here.
+        rows: usize,
+        /// How many values, new rows and deletes it brought.
+        changes: usize,
         /// Chunks that had to be fetched.
         chunks: u32,
     },

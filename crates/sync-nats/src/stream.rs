@@ -14,7 +14,7 @@ use async_nats::jetstream::stream::{
 };
 use async_nats::jetstream::{Context, ContextBuilder};
 use futures_util::TryStreamExt as _;
-use opor_core::SiteId;
+use opor_core::{DbVersion, SiteId};
 use opor_transport_nats::{Broker, NatsOptions};
 use opor_transport_traits::Bytes;
 use tokio::time::{Instant, sleep};
@@ -58,7 +58,7 @@ pub(crate) struct RoomStream {
     pub(crate) context: Context,
     pub(crate) stream: Stream,
     pub(crate) names: Arc<Names>,
-    /// Which stream it is: when it was made, in nanoseconds since 1970.
+    /// Which stream it is: when it was made, in microseconds since 1970.
     pub(crate) life: u64,
     /// Whether the broker removes messages by itself.
     pub(crate) forgets: bool,
@@ -272,5 +272,7 @@ fn check_config(info: &Info) -> Result<bool, RoomError> {
 }
 
 fn life(info: &Info) -> u64 {
-    u64::try_from(info.created.unix_timestamp_nanos()).unwrap_or_default()
+    // In the database it is an epoch, and manifests of snapshots carry epochs of 53 bits at most: nanoseconds have more.
+    let micros = u64::try_from(info.created.unix_timestamp_nanos() / 1000).unwrap_or_default();
+    micros.min(DbVersion::MAX.0)
 }

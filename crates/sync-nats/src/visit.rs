@@ -58,6 +58,7 @@ async fn stay(shared: &Arc<Shared>, room: &RoomStream) -> Result<(), RoomError> 
     let (mut reader, scratch) = enter(shared, &visit, room, extent, &known, start).await?;
     let outbox = known.outbox.filter(|_| start.why.is_none()).unwrap_or(UNPUBLISHED);
     let outbox = Outbox { life: room.life, ..outbox };
+    shared.published.send_replace(outbox.version);
     let mut writer = Writer { shared, visit: &visit, room, outbox, unsaved: false };
     let writing = publishing(&visit, &mut writer, start.why.is_some(), scratch);
     let making = snapshot::keep_making(shared, &visit, room);

@@ -1,5 +1,7 @@
 //! `opor lab`: a hub and two peers in one process, and a walk through what they do.
 
+#[cfg(feature = "nats")]
+mod broker;
 mod client;
 mod compare;
 mod conflicts;

@@ -34,6 +34,8 @@ pub(crate) struct Peer {
     pub(crate) file: PathBuf,
     pub(crate) site_id: SiteId,
     hub: SocketAddr,
+    /// Where the hub listens at a broker, if there is one.
+    broker: Option<String>,
     hub_site: SiteId,
     store: StoreHandle,
     transport: Transport,
@@ -77,10 +79,10 @@ impl Peer {
         file: PathBuf,
         (store, site_id): (StoreHandle, SiteId),
         transport: Transport,
-        (hub, hub_site): (SocketAddr, SiteId),
+        (hub, broker, hub_site): (SocketAddr, Option<String>, SiteId),
     ) -> Arc<Self> {
         let (link, syncing) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
-        Arc::new(Self { name, file, site_id, hub, hub_site, store, transport, link, syncing })
+        Arc::new(Self { name, file, site_id, hub, broker, hub_site, store, transport, link, syncing })
     }
 
     /// Does `work` with the store, on its thread.
@@ -115,7 +117,7 @@ impl Peer {
     /// Links this peer with the hub: from now on edits travel by themselves.
     pub(crate) async fn connect(&self) -> anyhow::Result<()> {
         let mut link = self.link.lock().await;
-        let Some(dialer) = self.transport.dialer(self.hub)? else { return Ok(()) };
+        let Some(dialer) = self.transport.dialer(self.hub, self.broker.as_deref())? else { return Ok(()) };
         if link.is_none() {
             let linked = Replicator::builder(self.store.clone(), ROOM)
                 .peer(dialer)

@@ -35,6 +35,8 @@ pub(crate) struct Stage {
     setting: Setting,
     hub: Hub,
     hub_server: Server,
+    #[cfg(feature = "nats")]
+    broker: Option<super::broker::Broker>,
     pub(crate) hub_site: SiteId,
     pub(crate) alice: Actor,
     pub(crate) bob: Actor,
@@ -87,9 +89,29 @@ impl Stage {
         let hub = Hub::new(HubOptions::new(setting.dir.join("hub")).timeouts(timeouts));
         let hub_server = Server::start(listen(ports[0])?, hub.router())?;
         let hub_site = join(hub_server.address, &schema).await?;
-        let actor = |name, port| Actor::start(&setting, name, port, &schema, (hub_server.address, hub_site));
+        #[cfg(feature = "nats")]
+        let broker = match setting.transport {
+            Transport::Nats => Some(super::broker::Broker::start(&hub).await?),
+            Transport::Http | Transport::Ws => None,
+        };
+        #[cfg(feature = "nats")]
+        let at_broker = broker.as_ref().map(|broker| broker.url.clone());
+        #[cfg(not(feature = "nats"))]
+        let at_broker: Option<String> = None;
+        let reached = || (hub_server.address, at_broker.clone(), hub_site);
+        let actor = |name, port| Actor::start(&setting, name, port, &schema, reached());
         let (alice, bob) = (actor("alice", ports[1]).await?, actor("bob", ports[2]).await?);
-        Ok(Self { alice, bob, hub, hub_server, hub_site, setting, schema })
+        Ok(Self {
+            alice,
+            bob,
+            hub,
+            hub_server,
+            #[cfg(feature = "nats")]
+            broker,
+            hub_site,
+            setting,
+            schema,
+        })
     }
 
     pub(crate) const fn transport(&self) -> Transport {
@@ -136,6 +158,8 @@ impl Stage {
         }
         self.hub_server.stop().await?;
         self.hub.close().await;
+        #[cfg(feature = "nats")]
+        drop(self.broker);
         Ok(())
     }
 }
@@ -146,7 +170,7 @@ impl Actor {
         name: &'static str,
         port: u16,
         schema: &Schema,
-        hub: (SocketAddr, SiteId),
+        hub: (SocketAddr, Option<String>, SiteId),
     ) -> anyhow::Result<Self> {
         let listener = listen(port)?;
         let file = file_of(&setting.dir, name);

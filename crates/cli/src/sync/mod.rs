@@ -1,5 +1,7 @@
 //! `opor sync`: keeps a database in step with a room of a hub.
 
+#[cfg(feature = "nats")]
+mod nats;
 mod remote;
 mod schema;
 mod view;
@@ -47,7 +49,7 @@ const CURSOR_MS: u64 = 100;
 pub(crate) struct Sync {
     /// The database; created when it does not exist.
     file: PathBuf,
-    /// The room: ws://HOST:PORT/sync/ROOM, or wss:// over TLS.
+    /// The room: ws://HOST:PORT/sync/ROOM of a hub, wss:// over TLS; nats://HOST:PORT/ROOM of a broker, tls:// over TLS.
     url: String,
     /// Go on: what is written on either side appears on the other, until ctrl-c.
     #[arg(long)]
@@ -97,6 +99,10 @@ enum End {
 
 impl Sync {
     pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        #[cfg(feature = "nats")]
+        if nats::is_one(&self.url) {
+            return self.run_at_broker(out);
+        }
         let remote = Remote::parse(&self.url)?;
         let token = token::one(self.token_file.as_deref())?;
         // The database has threads of its own, and one thread is enough for one link.
@@ -121,11 +127,43 @@ impl Sync {
             () = signals.next() => return Ok(self.interrupted()),
         };
         view.agreed(&self.file, &agreed)?;
+        let store = self.open().await?;
+        let end = self.follow(&store, remote, token, &agreed, view, &mut signals).await;
+        self.close(store, end, view).await
+    }
+
+    #[cfg(feature = "nats")]
+    fn run_at_broker(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let token = token::one(self.token_file.as_deref())?;
+        let address = nats::Address::parse(&self.url, token.as_deref())?;
+        nats::check(&self.file)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?;
+        let mut view = View::new(out, self.json, &address.shown);
+        runtime.block_on(async {
+            let mut signals = Signals::new()?;
+            view.status(&SyncStatus::Connecting)?;
+            let store = self.open().await?;
+            let end = nats::follow(&store, &address, self.watch, &mut view, &mut signals).await;
+            self.close(store, end, &mut view).await
+        })
+    }
+
+    async fn open(&self) -> anyhow::Result<StoreHandle> {
         let path = self.file.clone();
         let opening =
             tokio::task::spawn_blocking(move || StoreHandle::open(path, &OpenOptions::new(), 1)).await?;
-        let store = opening.with_context(|| format!("cannot open {}", self.file.display()))?;
-        let end = self.follow(&store, remote, token, &agreed, view, &mut signals).await;
+        opening.with_context(|| format!("cannot open {}", self.file.display()))
+    }
+
+    async fn close(
+        &self,
+        store: StoreHandle,
+        end: anyhow::Result<End>,
+        view: &mut View<'_>,
+    ) -> anyhow::Result<ExitCode> {
         tokio::task::spawn_blocking(move || store.close()).await?;
         let end = end?;
         view.ended(match end {

@@ -178,6 +178,18 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Something of the room was not taken.
+    #[cfg(feature = "nats")]
+    pub(crate) fn left_out(&mut self, why: &str) -> io::Result<()> {
+        match self.mode {
+            Mode::Json => self.json(&json!({ "event": "left_out", "why": why })),
+            Mode::Lines | Mode::Terminal(_) => {
+                let line = format!("{MARK}{:12} {}{MARK:#}", "left out", printable(why));
+                self.line(&line)
+            }
+        }
+    }
+
     fn traffic(&mut self, what: &str, rows: usize, changes: usize) -> io::Result<()> {
         if changes == 0 {
             return self.draw();

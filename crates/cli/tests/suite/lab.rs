@@ -11,7 +11,7 @@ use tempfile::TempDir;
 const CHINOOK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/chinook.sqlite");
 
 #[track_caller]
-fn assert_converged(report: &Json) {
+pub(crate) fn assert_converged(report: &Json) {
     assert_eq!(report["converged"], true, "{report:#}");
     let steps = report["steps"].as_array().expect("steps");
     let checks: Vec<&Json> =

@@ -7,3 +7,5 @@ mod snapshot;
 mod support;
 mod sync;
 mod sync_refusals;
+#[cfg(feature = "nats")]
+mod with_nats_server;

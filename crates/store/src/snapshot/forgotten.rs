@@ -26,10 +26,11 @@ impl Store {
         &self,
         source: &Self,
         image: &SnapshotImage,
+        held: DbVersion,
         reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, RestoreError> {
         let (sender, horizon) = (image.manifest.site, image.manifest.horizon);
-        let held = self.known_to_sender(image)?;
+        let held = self.known_to_sender(image, held)?;
         let pulled = meta::pulled(self.engine.db, sender)?.map_or(0, |cursor| cursor.base.0);
         let mut report = ApplyReport::default();
         // What it deleted since the horizon it tells.
@@ -131,7 +132,7 @@ impl Store {
     ///
     /// What it has acknowledged may be more and may be less: the image may be older than the last pull, and then lacks rows that
     /// nobody deleted; and an acknowledgement may have got lost, of a row that is never pulled again.
-    fn known_to_sender(&self, image: &SnapshotImage) -> Result<u64, rusqlite::Error> {
+    fn known_to_sender(&self, image: &SnapshotImage, held: DbVersion) -> Result<u64, rusqlite::Error> {
         let (db, sender, own) = (self.engine.db, image.manifest.site, self.site_id());
         let told = image.manifest.pulled.iter().find(|pulled| pulled.site == own);
         let mut base = 0;
@@ -144,7 +145,7 @@ impl Store {
         // that; then only the image tells.
         let sent = if meta::acknowledged(db, sender)? <= base { meta::held(db, sender)? } else { 0 };
         self.engine.uncaptured(|| meta::save_acknowledged(db, sender, base))?;
-        Ok(base.max(sent))
+        Ok(base.max(sent).max(held.0))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Merges an image into a replica that has data of its own.
 
-use opor_core::Changeset;
+use opor_core::{Changeset, DbVersion};
 
 use super::check;
 use super::receive::{RestoreError, SnapshotImage};
@@ -55,7 +55,21 @@ impl Store {
     /// # Errors
     /// See [`RestoreError`]; nothing has changed then.
     pub fn merge_snapshot(&mut self, image: &SnapshotImage) -> Result<ApplyReport, RestoreError> {
-        self.merge_image(image, &mut Reporter::silent())
+        self.merge_image(image, DbVersion(0), &mut Reporter::silent())
+    }
+
+    /// As [`merge_snapshot`](Self::merge_snapshot), and tells what the manifest cannot: that all of the log here up to `held`
+    /// was in the image when it was made. For replicas that hear of each other through others, and never pull. A row of that
+    /// log that the image lacks was deleted.
+    ///
+    /// # Errors
+    /// As [`merge_snapshot`](Self::merge_snapshot).
+    pub fn merge_snapshot_holding(
+        &mut self,
+        image: &SnapshotImage,
+        held: DbVersion,
+    ) -> Result<ApplyReport, RestoreError> {
+        self.merge_image(image, held, &mut Reporter::silent())
     }
 
     /// As [`merge_snapshot`](Self::merge_snapshot), and tells a watcher how far it is.
@@ -67,12 +81,13 @@ impl Store {
         image: &SnapshotImage,
         watcher: &mut Watcher<'_>,
     ) -> Result<ApplyReport, RestoreError> {
-        self.merge_image(image, &mut Reporter::to(watcher))
+        self.merge_image(image, DbVersion(0), &mut Reporter::to(watcher))
     }
 
     fn merge_image(
         &self,
         image: &SnapshotImage,
+        held: DbVersion,
         reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, RestoreError> {
         if !self.is_autocommit() {
@@ -85,7 +100,7 @@ impl Store {
         self.engine.look_around()?;
         let merged = self.merging(true, || {
             let mut report = self.merge_pieces(&source, reporter)?;
-            report.add(self.follow_forgotten(&source, image, reporter)?);
+            report.add(self.follow_forgotten(&source, image, held, reporter)?);
             self.engine.uncaptured(|| self.take_over_cut(&source).and_then(|()| self.move_cursor(image)))?;
             // What was brought back is news to the sender.
             if let Some(version) = report.db_version.filter(|_| report.rows_brought_back == 0) {

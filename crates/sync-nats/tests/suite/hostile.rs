@@ -60,8 +60,6 @@ async fn what_is_no_changeset_is_left_out() {
         (zeros, Skip::Malformed),
         (changeset(change("todos", "title", u64::MAX)), Skip::Malformed),
         (changeset(change("todos", "title", stamp(3_600_000))), Skip::Drift),
-        (changeset(change("sqlite_master", "sql", 1)), Skip::Schema),
-        (changeset(change("todos", "no such column", 1)), Skip::Schema),
         (b"opp\x01".to_vec(), Skip::Malformed),
         // Parts that are not there, and parts that are something else.
         (
@@ -161,7 +159,8 @@ async fn what_did_not_fit_is_taken_once_the_table_is_there() {
     let room = phone.join(&broker).await;
     let mut events = room.events();
     laptop.insert(0..3, "x").await;
-    assert_eq!(skipped(&mut events).await, Skip::Schema);
+    // The store keeps it aside, and the place in the log moves on.
+    event(&mut events, |event| matches!(event, RoomEvent::Merged { .. }).then_some(())).await;
     room.stop().await;
     phone.create().await;
     let _room = phone.join(&broker).await;
