@@ -47,7 +47,7 @@ const CURSOR_MS: u64 = 100;
 pub(crate) struct Sync {
     /// The database; created when it does not exist.
     file: PathBuf,
-    /// The room: ws://HOST:PORT/sync/ROOM, or wss:// over TLS.
+    /// The room: ws://HOST:PORT/sync/ROOM, or wss:// over TLS; http:// or https:// where no WebSocket gets through.
     url: String,
     /// Go on: what is written on either side appears on the other, until ctrl-c.
     #[arg(long)]
