@@ -225,3 +225,44 @@ async fn watch_over(registry: Arc<Registry>, id: Box<str>, entry: Arc<Entry>) {
     drop(carried);
     registry.remove(&id);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn caller(who: &str, counted: Option<&str>) -> Caller {
+        Caller::new("garden", who).counted_by(counted.map(Into::into))
+    }
+
+    #[tokio::test]
+    async fn links_are_counted_by_what_the_caller_says() {
+        let registry = Registry::new(ServerOptions::default().with_links_per_peer_max(2));
+        for who in ["anna", "ben"] {
+            registry.open(&caller(who, Some("10.0.0.1")), false).expect("there is a place");
+        }
+        let third = registry.open(&caller("cora", Some("10.0.0.1")), false);
+        assert_eq!(third.err(), Some(Complaint::TooMany));
+        for _ in 0..3 {
+            registry.open(&caller("anna", None), false).expect("these are not counted");
+        }
+        let ids: Vec<_> = lock(&registry.links).by_id.keys().cloned().collect();
+        ids.iter().for_each(|id| registry.remove(id));
+        assert!(lock(&registry.links).by_caller.is_empty(), "what has ended counts no more");
+    }
+
+    #[tokio::test]
+    async fn who_never_asks_for_messages_cannot_put_off_the_end() {
+        let options = ServerOptions::default().with_claim(Duration::from_millis(20));
+        let (registry, anna) = (Registry::new(options), caller("anna", None));
+        let id = registry.open(&anna, false).expect("there is a place");
+        let busy = async {
+            while registry.find(&anna, &id).is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), busy).await.expect("it ends all the same");
+        assert_eq!(registry.len(), 0);
+    }
+}
