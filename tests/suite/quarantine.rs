@@ -421,6 +421,7 @@ fn rows_that_the_sender_of_a_snapshot_has_forgotten_leave_quarantine_too() {
     exec(&laptop, "INSERT INTO notes VALUES (1, 'one', 'a'), (2, 'two', 'b'), (3, 'three', 'c')");
     pull_pieces(&mut hub, &laptop, 1000);
     pull_pieces(&mut elsewhere, &laptop, 1000);
+    pull_pieces(&mut laptop, &hub, 1000);
     let version = hub.db_version().expect("a version");
     hub.set_acknowledged_by(site(1), version).expect("recorded");
     // One is written again elsewhere, which the laptop does not hear of.

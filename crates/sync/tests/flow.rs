@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 
 use opor_core::WallMillis;
-use opor_store::{OpenOptions, Store};
+use opor_store::{OpenOptions, QuarantineLimits, Store};
 use opor_sync::{Ended, Rejection, SyncEvent, SyncStatus};
 use opor_sync_proto::{ByeCode, CloseReason, Kind};
 use opor_transport_memory::MemoryNetwork;
@@ -136,7 +136,8 @@ async fn beyond_the_limit_peers_are_told_and_come_again() {
 async fn a_schema_that_does_not_fit_is_named_and_final() {
     let network = MemoryNetwork::new();
     let pairs = "CREATE TABLE todos(a NOT NULL, b NOT NULL, title TEXT, note TEXT, PRIMARY KEY (a, b))";
-    let (desk, phone) = (Replica::new().await, Replica::of(pairs, &OpenOptions::new()).await);
+    let nothing_waits = OpenOptions::new().quarantine(QuarantineLimits::NONE);
+    let (desk, phone) = (Replica::new().await, Replica::of(pairs, &nothing_waits).await);
     desk.write("INSERT INTO todos(id, title) VALUES (1, 'milk')").await;
     let _at_desk = desk.sync().listen(network.listen("desk").unwrap()).start().await.unwrap();
     let at_phone = phone.sync().peer(network.dialer("phone", "desk")).start().await.unwrap();

@@ -184,13 +184,14 @@ async fn what_does_not_fit_here_is_said_in_full() {
     use std::sync::Arc;
 
     use opor_core::WallMillis;
-    use opor_store::OpenOptions;
+    use opor_store::{OpenOptions, QuarantineLimits};
 
     let network = MemoryNetwork::new();
     let mut listener = network.listen("giver").unwrap();
     let goods = Goods::honest();
     let pairs = "CREATE TABLE todos(a NOT NULL, b NOT NULL, title TEXT, note TEXT, PRIMARY KEY (a, b))";
-    let other = Replica::of(pairs, &OpenOptions::new()).await;
+    let nothing_waits = OpenOptions::new().quarantine(QuarantineLimits::NONE);
+    let other = Replica::of(pairs, &nothing_waits).await;
     let at_other = other.sync().peer(network.dialer("other", "giver")).start().await.unwrap();
     within("the giver", give(&mut listener, &goods)).await;
     becomes(&at_other.peers()[0], |status| matches!(status, opor_sync::SyncStatus::Refused { .. })).await;

@@ -94,7 +94,10 @@ async fn a_hub_with_an_older_schema_holds_nobody_up() {
     is_live(&at_desk.peers()[0]).await;
     is_live(&at_phone.peers()[0]).await;
     let mut hub_events = at_hub.events();
-    desk.write("INSERT INTO tags VALUES ('a', 1); INSERT INTO todos VALUES (1, 'milk', 'today')").await;
+    desk.write(
+        "INSERT INTO tags VALUES ('a', 1); INSERT INTO todos(id, title, due) VALUES (1, 'milk', 'today')",
+    )
+    .await;
     let kept = |event: &SyncEvent| match event {
         SyncEvent::Quarantined { changes, .. } => Some(*changes),
         _ => None,

@@ -133,18 +133,18 @@ impl Store {
     /// nobody deleted; and an acknowledgement may have got lost, of a row that is never pulled again.
     fn known_to_sender(&self, image: &SnapshotImage) -> Result<u64, rusqlite::Error> {
         let (db, sender, own) = (self.engine.db, image.manifest.site, self.site_id());
-        let Some(pulled) = image.manifest.pulled.iter().find(|pulled| pulled.site == own) else {
-            return Ok(0);
-        };
-        let Pulled { epoch, base, .. } = *pulled;
-        if !self.engine.is_of_history(epoch, base.0)? {
-            return Ok(0);
+        let told = image.manifest.pulled.iter().find(|pulled| pulled.site == own);
+        let mut base = 0;
+        if let Some(Pulled { epoch, base: pulled, .. }) = told
+            && self.engine.is_of_history(*epoch, pulled.0)?
+        {
+            base = pulled.0;
         }
         // What it sent came from a log that is older than the image. What it has pulled since then may have been on top of
         // that; then only the image tells.
-        let sent = if meta::acknowledged(db, sender)? <= base.0 { meta::held(db, sender)? } else { 0 };
-        self.engine.uncaptured(|| meta::save_acknowledged(db, sender, base.0))?;
-        Ok(base.0.max(sent))
+        let sent = if meta::acknowledged(db, sender)? <= base { meta::held(db, sender)? } else { 0 };
+        self.engine.uncaptured(|| meta::save_acknowledged(db, sender, base))?;
+        Ok(base.max(sent))
     }
 }
 
