@@ -125,9 +125,11 @@ impl Serve {
             }
         }
         log.note("stopping", "stopping: no one is let in any more, what is under way is finished");
-        // The server has ended already when nobody listens.
-        let _ = stop.send(());
         let mut closing = std::pin::pin!(async {
+            // Sessions over HTTP hear the goodbye in answers of the server.
+            hub.dismiss().await;
+            // The server has ended already when nobody listens.
+            let _ = stop.send(());
             let served = server.await;
             hub.close().await;
             served

@@ -84,6 +84,11 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     }
 }
 
+/// What stands for the bearer token of a request, where it has one.
+pub(crate) fn bearer_hash(headers: &HeaderMap) -> Option<blake3::Hash> {
+    bearer(headers).map(blake3::hash)
+}
+
 /// Browsers say which site a page is of.
 fn is_foreign_page(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(header::ORIGIN) else { return false };

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::access::guard;
 use crate::event::HubEvents;
+use crate::http_route::{self, HttpLinks};
 use crate::places::Places;
 use crate::rooms::Rooms;
 use crate::{HubError, HubOptions, RoomName, changes, schema_route, sync_route};
@@ -32,6 +33,7 @@ pub struct Hub {
     bodies: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     strangers: Arc<Semaphore>,
+    http_links: HttpLinks,
 }
 
 /// The endpoints of a new hub, to nest in any axum application.
@@ -46,6 +48,7 @@ impl Hub {
     #[must_use]
     pub fn new(options: HubOptions) -> Self {
         Self {
+            http_links: HttpLinks::new(&options),
             places: Arc::new(Places::new(&options)),
             rooms: Arc::new(Rooms::new(options)),
             bodies: Arc::new(Semaphore::new(BODIES_KIB)),
@@ -62,6 +65,10 @@ impl Hub {
             .route_layer(middleware::from_fn_with_state(self.clone(), guard))
             // These judge for themselves: the token may come in the hello of a session.
             .route("/sync/{room}", get(sync_route::join))
+            .route(
+                "/http-sync/{room}",
+                get(http_route::answer).post(http_route::answer).delete(http_route::answer),
+            )
             .route("/healthz", get(healthz))
             .fallback(async || HubError::UnknownEndpoint)
             .method_not_allowed_fallback(async || HubError::Method)
@@ -75,12 +82,24 @@ impl Hub {
         self.rooms.teller().events()
     }
 
-    /// Says goodbye to all sessions, waits for the merges under way, and closes every room once what waits in its queue
+    /// Says goodbye to all sessions, and lets no new ones begin; other requests are answered as before. Sessions over HTTP
+    /// hear it while the server serves, so this comes before the end of [`serve`](crate::serve). Those who have not fetched it
+    /// in 2 seconds are left without.
+    ///
+    /// # Cancel safety
+    /// Dropped, it may have been said to some; nothing that was acknowledged is lost, and it can be called again.
+    pub async fn dismiss(&self) {
+        self.rooms.dismiss().await;
+        self.http_links.farewell().await;
+    }
+
+    /// As [`dismiss`](Self::dismiss) and more: says goodbye to all sessions, waits for the merges under way, and closes every room once what waits in its queue
     /// is done. Requests that come later are answered "closing".
     ///
     /// # Cancel safety
     /// Dropped, the rooms go on closing by themselves; nothing that was acknowledged is lost.
     pub async fn close(&self) {
+        self.dismiss().await;
         self.rooms.close().await;
     }
 
@@ -98,6 +117,10 @@ impl Hub {
 
     pub(crate) const fn streams(&self) -> &Arc<Semaphore> {
         &self.streams
+    }
+
+    pub(crate) const fn http_links(&self) -> &HttpLinks {
+        &self.http_links
     }
 
     pub(crate) const fn strangers(&self) -> &Arc<Semaphore> {

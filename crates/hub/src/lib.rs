@@ -2,7 +2,8 @@
 //!
 //! A room is one SQLite file under the data directory, opened when it is first asked for and written by a thread of
 //! its own. The hub is a replica like any other: it merges what is posted, and numbers its own commits. Replicas that stay
-//! connected sync at `/sync/{room}`, over WebSocket.
+//! connected sync at `/sync/{room}` over WebSocket, and at `/http-sync/{room}` where nothing but plain requests gets
+//! through.
 //!
 //! ```no_run
 //! # async fn run() -> std::io::Result<()> {
@@ -23,6 +24,7 @@ mod connection;
 mod door;
 mod error;
 mod event;
+mod http_route;
 mod hub;
 mod options;
 mod places;
@@ -31,6 +33,7 @@ mod room_name;
 mod rooms;
 mod schema;
 mod schema_route;
+mod seat;
 mod serve;
 mod sync_route;
 

@@ -93,7 +93,7 @@ fn leave<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
 }
 
 /// Whoever has one IPv6 address usually has 2^64 of them.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         address => address,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use opor_core::DecodeLimits;
@@ -29,8 +30,9 @@ pub(crate) struct Room {
     /// Requests that write and wait for it.
     writes: Semaphore,
     links: mpsc::Sender<Link>,
-    /// There until the room is closed.
+    /// There until they are sent home.
     sessions: Mutex<Option<Replicator>>,
+    closed: AtomicBool,
     teller: Teller,
 }
 
@@ -69,6 +71,7 @@ impl Room {
             writes: Semaphore::new(WRITES_WAITING_MAX),
             links,
             sessions: Mutex::new(Some(sessions)),
+            closed: AtomicBool::new(false),
             teller: teller.clone(),
         })
     }
@@ -101,11 +104,20 @@ impl Room {
         self.links.send(link).await.map_err(|refused| refused.0)
     }
 
+    /// Says goodbye to all sessions; none begins any more.
+    pub(crate) async fn dismiss(&self) {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(sessions) = sessions {
+            sessions.stop().await;
+        }
+    }
+
     /// Says goodbye to all sessions, waits for what they have under way, and closes the file.
     pub(crate) async fn close(&self) {
-        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(sessions) = sessions else { return };
-        sessions.stop().await;
+        self.dismiss().await;
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
         let store = self.store.clone();
         // A panic in there has closed it too.
         let _ = tokio::task::spawn_blocking(move || store.close()).await;

@@ -32,6 +32,7 @@ pub(crate) struct Rooms {
     merges: Arc<Semaphore>,
     teller: Teller,
     sweeping: AtomicBool,
+    dismissed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -61,6 +62,7 @@ impl Rooms {
             merges: Arc::new(Semaphore::new(MERGES_AT_ONCE)),
             teller: Teller::new(),
             sweeping: AtomicBool::new(false),
+            dismissed: AtomicBool::new(false),
         }
     }
 
@@ -103,6 +105,26 @@ impl Rooms {
             return Err(HubError::Closing);
         }
         Ok(visit)
+    }
+
+    /// Whether no session begins any more.
+    pub(crate) fn are_dismissed(&self) -> bool {
+        self.dismissed.load(Ordering::SeqCst)
+    }
+
+    /// Says goodbye to all sessions. The rooms stay open for requests, and no session begins any more.
+    pub(crate) async fn dismiss(&self) {
+        self.dismissed.store(true, Ordering::SeqCst);
+        let rooms: Vec<_> = self.lock().iter().flatten().map(|(_, slot)| slot.place.clone()).collect();
+        let mut leaving = JoinSet::new();
+        for place in rooms {
+            leaving.spawn(async move {
+                if let Some(room) = place.get() {
+                    room.dismiss().await;
+                }
+            });
+        }
+        while leaving.join_next().await.is_some() {}
     }
 
     /// Says goodbye everywhere, and closes all files. Later requests are answered "closing".

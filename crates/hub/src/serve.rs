@@ -54,7 +54,8 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves `router` on `listener` until `shutdown` is ready, then lets requests in progress finish. Sync sessions are not
-/// requests: they go on until [`Hub::close`](crate::Hub::close).
+/// requests: they go on until [`Hub::close`](crate::Hub::close). Those over HTTP are carried by requests: [`Hub::dismiss`](crate::Hub::dismiss)
+/// ends them, and comes before `shutdown`.
 ///
 /// # Cancel safety
 /// Dropping the future stops accepting and abandons the connections without waiting for them.

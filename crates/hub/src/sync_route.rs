@@ -1,8 +1,5 @@
 //! `GET /sync/{room}`: a sync session over a WebSocket.
 
-use std::net::IpAddr;
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{
@@ -12,20 +9,15 @@ use axum::http::header::{
 use axum::http::{Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use opor_transport_traits::{Link, Peer};
 use opor_transport_websocket::tokio_tungstenite::WebSocketStream;
 use opor_transport_websocket::tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use opor_transport_websocket::tokio_tungstenite::tungstenite::protocol::Role;
 use opor_transport_websocket::{SUBPROTOCOL, link, socket_config};
-use tokio::sync::OwnedSemaphorePermit;
 
-use crate::access::{Access, judge};
+use crate::access::judge;
 use crate::connection::Connection;
-use crate::door::{self, Keeping};
-use crate::event::HubEvent;
 use crate::hub::Hub;
-use crate::places::Place;
-use crate::rooms::Visit;
+use crate::seat::{Knock, Standing, hand_over};
 use crate::{HubError, RoomName};
 
 /// Switches to a WebSocket, and begins a session.
@@ -42,15 +34,8 @@ pub(crate) async fn join(
     let connection = request.extensions().get::<Connection>().cloned();
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let upgrade = upgrade.ok_or(HubError::Upgrade { reason: "this connection cannot be upgraded" })?;
-    let from = connection.as_ref().map(|connection| connection.peer);
-    let knock = Knock { peer: describe(from.map(|from| from.to_string())), from: from.map(|from| from.ip()) };
-    let state = match access {
-        Access::Granted => Standing::In(hub.seat(&room, knock.from).await?),
-        Access::Due => {
-            let strangers = hub.strangers().clone();
-            Standing::AtTheDoor(strangers.try_acquire_owned().map_err(|_| HubError::Overloaded)?)
-        }
-    };
+    let knock = Knock::new("ws", connection.as_ref());
+    let state = hub.admit(&room, access, &knock).await?;
     if let Some(connection) = connection {
         connection.upgrade();
     }
@@ -63,66 +48,6 @@ pub(crate) async fn join(
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     Ok(response)
-}
-
-/// Who comes.
-struct Knock {
-    peer: Peer,
-    from: Option<IpAddr>,
-}
-
-/// How far a peer has come.
-enum Standing {
-    In(Seat),
-    AtTheDoor(OwnedSemaphorePermit),
-}
-
-/// What a session keeps: its place, and the room open.
-#[derive(Debug)]
-struct Seat {
-    room: Visit,
-    _place: Place,
-}
-
-impl Hub {
-    /// Lets a link in that came another way than over the endpoint, through a broker say: it gets a session like any other,
-    /// under the same limits. Where the hub has tokens, the peer shows one in its hello.
-    ///
-    /// # Errors
-    /// When the room does not exist, has no place left or is being closed, or the token is none; the peer has been told.
-    ///
-    /// # Cancel safety
-    /// Dropped before it is done, the link is gone.
-    pub async fn join(&self, room: &RoomName, link: Link) -> Result<(), HubError> {
-        let knock = Knock { peer: link.peer().clone(), from: None };
-        let standing = if self.options().tokens.is_open() {
-            match self.seat(room, None).await {
-                Ok(seat) => Standing::In(seat),
-                Err(error) => {
-                    door::refuse(link, &error).await;
-                    return Err(error);
-                }
-            }
-        } else {
-            match self.strangers().clone().try_acquire_owned() {
-                Ok(stranger) => Standing::AtTheDoor(stranger),
-                Err(_) => {
-                    door::refuse(link, &HubError::Overloaded).await;
-                    return Err(HubError::Overloaded);
-                }
-            }
-        };
-        hand_over(self, room, link, &knock, standing).await
-    }
-
-    async fn seat(&self, room: &RoomName, from: Option<IpAddr>) -> Result<Seat, HubError> {
-        let _place = self.places().take(room, from)?;
-        Ok(Seat { room: self.rooms().existing(room).await?, _place })
-    }
-}
-
-fn describe(from: Option<String>) -> Peer {
-    Peer::new(format!("ws:{}", from.as_deref().unwrap_or("unknown")))
 }
 
 /// The answer to the key of an upgrade.
@@ -154,45 +79,5 @@ async fn welcome(hub: Hub, room: RoomName, knock: Knock, upgrade: OnUpgrade, sta
     let config = Some(socket_config());
     let socket = WebSocketStream::from_raw_socket(TokioIo::new(connection), Role::Server, config).await;
     let Ok(link) = link(socket, knock.peer.clone()) else { return };
-    if let Err(error) = hand_over(&hub, &room, link, &knock, standing).await {
-        hub.rooms().teller().tell(HubEvent::Refused {
-            peer: knock.peer.as_str().into(),
-            room,
-            why: error.message().into(),
-        });
-    }
-}
-
-async fn hand_over(
-    hub: &Hub,
-    room: &RoomName,
-    link: Link,
-    knock: &Knock,
-    standing: Standing,
-) -> Result<(), HubError> {
-    let options = hub.options();
-    let (link, seat) = match standing {
-        Standing::In(seat) => (link, seat),
-        Standing::AtTheDoor(_stranger) => {
-            let wait = Duration::from_millis(options.timeouts.handshake_ms);
-            let link = door::let_in(link, &options.tokens, wait).await?;
-            match hub.seat(room, knock.from).await {
-                Ok(seat) => (link, seat),
-                Err(error) => {
-                    door::refuse(link, &error).await;
-                    return Err(error);
-                }
-            }
-        }
-    };
-    let visit = seat.room.clone();
-    let (limits, peer) = (link.limits(), link.peer().clone());
-    let (sender, receiver) = link.split();
-    match visit.join(Link::new(sender, Keeping::new(receiver, seat), limits, peer)).await {
-        Ok(()) => Ok(()),
-        Err(link) => {
-            door::refuse(link, &HubError::Closing).await;
-            Err(HubError::Closing)
-        }
-    }
+    hand_over(&hub, &room, link, &knock, standing).await;
 }

@@ -116,11 +116,13 @@ impl Registry {
             if links.by_id.len() >= self.options.links_max || self.gauge.now() >= self.options.held_max {
                 return Err(Complaint::Full);
             }
-            let of_caller = links.by_caller.entry(caller.who.clone()).or_default();
-            if *of_caller >= self.options.links_per_peer_max {
-                return Err(Complaint::TooMany);
+            if let Some(counted) = &caller.counted {
+                let of_caller = links.by_caller.entry(counted.clone()).or_default();
+                if *of_caller >= self.options.links_per_peer_max {
+                    return Err(Complaint::TooMany);
+                }
+                *of_caller += 1;
             }
-            *of_caller += 1;
             links.by_id.insert(id.clone(), entry.clone());
             self.count.send_replace(links.by_id.len());
         }
@@ -132,7 +134,10 @@ impl Registry {
     pub(crate) fn find(&self, caller: &Caller, id: &str) -> Option<Arc<Entry>> {
         let entry = lock(&self.links).by_id.get(id).cloned()?;
         (entry.caller.place == caller.place && entry.caller.who == caller.who).then(|| {
-            *lock(&entry.seen) = Instant::now();
+            // A client that sends and never asks for its messages must not put off its end.
+            if lock(&entry.unclaimed).is_none() {
+                *lock(&entry.seen) = Instant::now();
+            }
             entry
         })
     }
@@ -140,10 +145,12 @@ impl Registry {
     fn remove(&self, id: &str) {
         let mut links = lock(&self.links);
         let Some(entry) = links.by_id.remove(id) else { return };
-        if let Some(count) = links.by_caller.get_mut(&entry.caller.who) {
+        if let Some(counted) = &entry.caller.counted
+            && let Some(count) = links.by_caller.get_mut(counted)
+        {
             *count -= 1;
             if *count == 0 {
-                links.by_caller.remove(&entry.caller.who);
+                links.by_caller.remove(counted);
             }
         }
         self.count.send_replace(links.by_id.len());
@@ -156,6 +163,14 @@ impl Registry {
         *self.count.borrow()
     }
 
+    /// Ends all links that there are.
+    pub(crate) fn lose_all(&self) {
+        let entries: Vec<_> = lock(&self.links).by_id.values().cloned().collect();
+        for entry in entries {
+            entry.state.lose(TransportError::lost("http: the server has ended"));
+        }
+    }
+
     /// Waits until there is no link.
     pub(crate) async fn empty(&self) {
         let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
@@ -165,7 +180,11 @@ impl Registry {
 impl Entry {
     /// The end to be handed out, the first time.
     pub(crate) fn claim(&self) -> Option<Link> {
-        lock(&self.unclaimed).take()
+        let claimed = lock(&self.unclaimed).take();
+        if claimed.is_some() {
+            *lock(&self.seen) = Instant::now();
+        }
+        claimed
     }
 
     /// When the link is given up, unless something comes before, and how that is told.
@@ -205,4 +224,45 @@ async fn watch_over(registry: Arc<Registry>, id: Box<str>, entry: Arc<Entry>) {
     }
     drop(carried);
     registry.remove(&id);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn caller(who: &str, counted: Option<&str>) -> Caller {
+        Caller::new("garden", who).counted_by(counted.map(Into::into))
+    }
+
+    #[tokio::test]
+    async fn links_are_counted_by_what_the_caller_says() {
+        let registry = Registry::new(ServerOptions::default().with_links_per_peer_max(2));
+        for who in ["anna", "ben"] {
+            registry.open(&caller(who, Some("10.0.0.1")), false).expect("there is a place");
+        }
+        let third = registry.open(&caller("cora", Some("10.0.0.1")), false);
+        assert_eq!(third.err(), Some(Complaint::TooMany));
+        for _ in 0..3 {
+            registry.open(&caller("anna", None), false).expect("these are not counted");
+        }
+        let ids: Vec<_> = lock(&registry.links).by_id.keys().cloned().collect();
+        ids.iter().for_each(|id| registry.remove(id));
+        assert!(lock(&registry.links).by_caller.is_empty(), "what has ended counts no more");
+    }
+
+    #[tokio::test]
+    async fn who_never_asks_for_messages_cannot_put_off_the_end() {
+        let options = ServerOptions::default().with_claim(Duration::from_millis(20));
+        let (registry, anna) = (Registry::new(options), caller("anna", None));
+        let id = registry.open(&anna, false).expect("there is a place");
+        let busy = async {
+            while registry.find(&anna, &id).is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), busy).await.expect("it ends all the same");
+        assert_eq!(registry.len(), 0);
+    }
 }

@@ -80,8 +80,22 @@ impl HttpServer {
         request.method() == Method::POST && !request.headers().contains_key(LINK)
     }
 
-    /// Waits until there is no link.
-    pub(crate) async fn idle(&self) {
+    /// The id of the link that a request belongs to, or that an answer has opened. It is a secret of the client.
+    #[must_use]
+    pub fn link_id(headers: &HeaderMap) -> Option<&str> {
+        headers.get(LINK)?.to_str().ok()
+    }
+
+    /// Gives up all links that there are: their clients see them lost, and requests that wait are answered.
+    pub fn lose_all(&self) {
+        self.0.lose_all();
+    }
+
+    /// Waits until there is no link. Links end only while requests of their clients are answered, or after a time.
+    ///
+    /// # Cancel safety
+    /// Safe: it only waits.
+    pub async fn idle(&self) {
         self.0.empty().await;
     }
 

@@ -49,7 +49,8 @@ const CURSOR_MS: u64 = 100;
 pub(crate) struct Sync {
     /// The database; created when it does not exist.
     file: PathBuf,
-    /// The room: ws://HOST:PORT/sync/ROOM of a hub, wss:// over TLS; nats://HOST:PORT/ROOM of a broker, tls:// over TLS.
+    /// The room: ws://HOST:PORT/sync/ROOM of a hub, wss:// over TLS, http:// or https:// where no WebSocket gets through;
+    /// nats://HOST:PORT/ROOM of a broker, tls:// over TLS.
     url: String,
     /// Go on: what is written on either side appears on the other, until ctrl-c.
     #[arg(long)]

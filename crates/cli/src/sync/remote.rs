@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 use hyper::Uri;
 use opor_hub::RoomName;
+use opor_transport_http::HttpDialer;
 use opor_transport_traits::Dialer;
 use opor_transport_websocket::WebSocketDialer;
 
@@ -22,6 +23,7 @@ pub(crate) struct Remote {
 #[derive(Clone, Copy, Debug)]
 enum Scheme {
     WebSocket { secure: bool },
+    Http { secure: bool },
 }
 
 impl Scheme {
@@ -29,10 +31,14 @@ impl Scheme {
         match scheme {
             Some("ws") => Ok(Self::WebSocket { secure: false }),
             Some("wss") => Ok(Self::WebSocket { secure: true }),
-            Some(scheme @ ("http" | "https" | "nats")) => {
-                bail!("{scheme}:// is not built in; use ws:// or wss://")
+            Some("http") => Ok(Self::Http { secure: false }),
+            Some("https") => Ok(Self::Http { secure: true }),
+            Some(scheme @ "nats") => {
+                bail!("{scheme}:// is not built in; use ws://, wss://, http:// or https://")
             }
-            _ => bail!("an address begins with ws:// or wss://, as in ws://127.0.0.1:8787/sync/garden"),
+            _ => bail!(
+                "an address begins with ws://, wss://, http:// or https://, as in ws://127.0.0.1:8787/sync/garden"
+            ),
         }
     }
 }
@@ -49,15 +55,23 @@ impl Remote {
         let wanted = || "the address of a room ends with /sync/ROOM";
         let (base, room) = uri.path().rsplit_once("/sync/").with_context(wanted)?;
         let room = RoomName::new(room).with_context(wanted)?;
-        let Scheme::WebSocket { secure } = scheme;
+        let (Scheme::WebSocket { secure } | Scheme::Http { secure }) = scheme;
         let http = if secure { "https" } else { "http" };
         let schema = format!("{http}://{authority}{base}/rooms/{room}/schema");
+        let url = match scheme {
+            Scheme::WebSocket { .. } => url.to_owned(),
+            // People name a room in one way; a hub has another path for each transport.
+            Scheme::Http { .. } => {
+                let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+                format!("{http}://{authority}{base}/http-sync/{room}{query}")
+            }
+        };
         Ok(Self {
             shown: format!("{}://{authority}{}", uri.scheme_str().unwrap_or_default(), uri.path()),
             schema: Some(schema.parse().context("the address cannot be understood")?),
             room,
             scheme,
-            url: url.to_owned(),
+            url,
         })
     }
 
@@ -69,6 +83,13 @@ impl Remote {
         match self.scheme {
             Scheme::WebSocket { .. } => {
                 let mut dialer = WebSocketDialer::new(&self.url)?;
+                if let Some(token) = token {
+                    dialer = dialer.with_bearer(token)?;
+                }
+                Ok(Box::new(dialer))
+            }
+            Scheme::Http { .. } => {
+                let mut dialer = HttpDialer::new(&self.url)?;
                 if let Some(token) = token {
                     dialer = dialer.with_bearer(token)?;
                 }
@@ -99,6 +120,10 @@ mod tests {
         goes_to("ws://127.0.0.1:8787/sync/garden", "garden", "http://127.0.0.1:8787/rooms/garden/schema");
         goes_to("wss://hub.example/opor/sync/a-b", "a-b", "https://hub.example/opor/rooms/a-b/schema");
         goes_to("ws://[::1]:1/sync/r?as=phone", "r", "http://[::1]:1/rooms/r/schema");
+        goes_to("http://hub:1/sync/r", "r", "http://hub:1/rooms/r/schema");
+        goes_to("https://hub.example/opor/sync/r", "r", "https://hub.example/opor/rooms/r/schema");
+        let dialled = Remote::parse("https://hub/a/sync/r?as=phone").expect("an address").url;
+        assert_eq!(dialled, "https://hub/a/http-sync/r?as=phone");
         let shown = Remote::parse("ws://hub/sync/r?token=secret").expect("an address").shown;
         assert_eq!(shown, "ws://hub/sync/r");
     }
@@ -106,9 +131,9 @@ mod tests {
     #[test]
     fn what_is_none_is_refused_with_the_mend() {
         is_refused("nats://hub/sync/r", "nats:// is not built in");
-        is_refused("https://hub/sync/r", "https:// is not built in");
-        is_refused("ftp://hub/sync/r", "begins with ws:// or wss://");
-        is_refused("garden", "begins with ws:// or wss://");
+        is_refused("https://hub/http-sync/r", "ends with /sync/ROOM");
+        is_refused("ftp://hub/sync/r", "begins with ws://, wss://, http:// or https://");
+        is_refused("garden", "begins with ws://, wss://, http:// or https://");
         is_refused("ws://hub/garden", "ends with /sync/ROOM");
         is_refused("ws://hub/sync/", "ends with /sync/ROOM");
         is_refused("ws://hub/sync/a.b", "letters, digits, _ and - are allowed");

@@ -123,6 +123,37 @@ fn edits_of_other_processes_travel_as_they_happen() {
 }
 
 #[test]
+fn where_no_websocket_gets_through_plain_requests_do() {
+    let dir = TempDir::new().expect("a directory");
+    let mut hub = Hub::serve(&rooms(&dir), None, Some("s3cret"));
+    let url = hub.url().replacen("ws://", "http://", 1);
+    let (a, b) = (replica(dir.path(), "a"), replica(dir.path(), "b"));
+    let mut at_a = Running::opor(&["sync", "--watch", &a, &url], Some("s3cret"));
+    let mut at_b = Running::opor(&["sync", "--watch", &b, &url], Some("s3cret"));
+    at_a.is_live();
+    at_b.is_live();
+    with_store(&a, "INSERT INTO todos VALUES ('x', 'buy milk', NULL)");
+    let received = at_b.event("received");
+    assert_eq!((&received["rows"], &received["changes"]), (&json!(1), &json!(2)), "{received}");
+    with_store(&b, "UPDATE todos SET title = 'buy oat milk'");
+    at_a.event("received");
+    assert_eq!(rows(&a), [["'x'", "'buy oat milk'", "NULL"]]);
+    at_a.signal("-TERM");
+    assert_eq!(at_a.ends(), Some(0), "{:#?}", at_a.said);
+    Run::opor(["sync", &b, &url]).fails_with(1, "token");
+
+    hub.run.signal("-TERM");
+    assert_eq!(hub.run.ends(), Some(0), "{:#?}", hub.run.said);
+    let goodbyes: Vec<_> = hub.run.said.iter().filter(|event| event["event"] == "session_ended").collect();
+    assert!(goodbyes.len() == 2 && goodbyes.iter().all(|event| event["goodbye"] == true), "{goodbyes:#?}");
+    let offline = at_b.event("offline");
+    assert_eq!(offline["why"], "the hub said goodbye", "{offline}");
+    at_b.signal("-TERM");
+    assert_eq!(at_b.ends(), Some(0), "{:#?}", at_b.said);
+    assert_eq!(log(&b), log(&a));
+}
+
+#[test]
 fn a_hub_that_is_killed_loses_nothing_it_acknowledged() {
     let dir = TempDir::new().expect("a directory");
     let data = rooms(&dir);

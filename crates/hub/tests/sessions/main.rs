@@ -2,6 +2,7 @@
 
 mod access;
 mod hostile;
+mod http;
 mod raw;
 mod rooms;
 mod scene;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use opor_hub::{Hub, HubEvent, HubEvents, HubOptions, SyncEvent, listen, serve};
 use opor_store::{OpenOptions, Store, StoreHandle};
 use opor_sync::{Backoff, Replicator};
+use opor_transport_traits::Dialer;
 use opor_transport_websocket::WebSocketDialer;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -109,6 +110,15 @@ pub(crate) struct Healthy {
 
 impl Healthy {
     pub(crate) async fn join(address: SocketAddr, token: Option<&str>) -> Self {
+        let mut dialer = WebSocketDialer::new(&format!("ws://{address}/sync/garden")).expect("an address");
+        if let Some(token) = token {
+            dialer = dialer.with_bearer(token).expect("a token");
+        }
+        Self::join_by(dialer, None).await
+    }
+
+    /// Over a transport of choice; the token is shown in the hello.
+    pub(crate) async fn join_by(dialer: impl Dialer + 'static, hello: Option<&str>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let store = StoreHandle::open(dir.path().join("app.db"), &OpenOptions::new(), 1).expect("a database");
         let make = |store: &mut Store| {
@@ -116,11 +126,10 @@ impl Healthy {
             store.replicate("todos").expect("it replicates");
         };
         store.write(make).await.expect("the handle is open");
-        let mut dialer = WebSocketDialer::new(&format!("ws://{address}/sync/garden")).expect("an address");
-        if let Some(token) = token {
-            dialer = dialer.with_bearer(token).expect("a token");
+        let mut syncing = Replicator::builder(store.clone(), "garden").peer(dialer).backoff(SOON);
+        if let Some(token) = hello {
+            syncing = syncing.token(token);
         }
-        let syncing = Replicator::builder(store.clone(), "garden").peer(dialer).backoff(SOON);
         let syncing = syncing.start().await.expect("it starts");
         Self { store, syncing, _dir: dir }
     }
