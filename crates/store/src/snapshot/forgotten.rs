@@ -140,9 +140,12 @@ impl Store {
         if !self.engine.is_of_history(epoch, base.0)? {
             return Ok(0);
         }
-        // What it sent came from a log that is older than the image. What it has pulled since then may have been on top of
-        // that; then only the image tells.
-        let sent = if meta::acknowledged(db, sender)? <= base.0 { meta::held(db, sender)? } else { 0 };
+        // What it sent tells only where it came from a log that is older than the image, and where the image has all that the
+        // sender has acknowledged: else there are rows that the image cannot have.
+        let is_older =
+            meta::pulled(db, sender)?.is_none_or(|pulled| pulled.reached() <= image.manifest.db_version);
+        let sent =
+            if is_older && meta::acknowledged(db, sender)? <= base.0 { meta::held(db, sender)? } else { 0 };
         self.engine.uncaptured(|| meta::save_acknowledged(db, sender, base.0))?;
         Ok(base.0.max(sent))
     }
