@@ -67,6 +67,16 @@ pub enum ApplyError {
         /// The table.
         table: String,
     },
+    /// The peer has not learnt of all deletes that were dropped from the record here; see [`ApplyOptions::from_aware`].
+    #[error(
+        "peer holds version {acknowledged}, and deletes up to version {horizon} are no longer on record here"
+    )]
+    PeerBehind {
+        /// How much of this replica's log the peer has acknowledged.
+        acknowledged: DbVersion,
+        /// The horizon here.
+        horizon: DbVersion,
+    },
     /// The watcher cancelled it.
     #[error("the merge was cancelled")]
     Cancelled,
@@ -84,6 +94,10 @@ pub struct ApplyOptions {
     /// Where the stored cursor says that all up to this one is held, the changeset is a second delivery. It is not looked
     /// at, however large it is, and nothing is stored.
     pub cursor: Option<(SiteId, Cursor)>,
+    /// Refuse the changeset of a peer that has acknowledged less than the [`horizon`](crate::Store::horizon): rows that were
+    /// deleted and forgotten here would come back with it, in part. It is looked at in the transaction of the merge, so
+    /// whoever compacts meanwhile does so before or after. It needs a [`cursor`](Self::cursor), which names the peer.
+    pub from_aware: bool,
     /// Collect events. Without, rows are merged without being read first.
     pub events: bool,
     /// Do not run the user's triggers. By default they run, as they do in cr-sqlite; what they write to replicated
@@ -212,6 +226,9 @@ impl Engine {
         let newest = changeset.validate(&Limits::default())?;
         self.enlist()?;
         self.replay()?;
+        if options.from_aware && !changeset.is_empty() {
+            self.check_aware(options)?;
+        }
         let mut report = ApplyReport::default();
         self.observe_all(changeset, newest)?;
         let triggers = options.without_triggers.then(|| self.db.set_triggers(false));
@@ -225,12 +242,23 @@ impl Engine {
         merged?;
         if let Some((peer, cursor)) = &options.cursor {
             self.uncaptured(|| meta::save_pulled(self.db, *peer, cursor))?;
-            // In a transaction of others there may be writes of which the peer knows nothing.
-            if let Some(version) = report.db_version.filter(|_| direct) {
+            // In a transaction of others there may be writes of which the peer knows nothing, and what had waited here for
+            // its table may be of somebody else.
+            if let Some(version) = report.db_version.filter(|_| direct && report.released == 0) {
                 self.uncaptured(|| meta::note_sent(self.db, *peer, version.0))?;
             }
         }
         Ok(report)
+    }
+
+    fn check_aware(&self, options: &ApplyOptions) -> Result<(), ApplyError> {
+        let Some((peer, _)) = &options.cursor else { return Ok(()) };
+        let (acknowledged, horizon) = (meta::acknowledged(self.db, *peer)?, self.horizon.get());
+        if acknowledged < horizon {
+            let (acknowledged, horizon) = (DbVersion(acknowledged), DbVersion(horizon));
+            return Err(ApplyError::PeerBehind { acknowledged, horizon });
+        }
+        Ok(())
     }
 
     /// Moves the hybrid clock past the newest stamp, unless one is too far ahead.

@@ -111,6 +111,10 @@ impl Driver<'_> {
         let (rejection, ended) = match failed {
             Failed::Rejected(rejection, why) => (rejection, Ended::Rejected { rejection, why }),
             Failed::Fault(fault) => (Rejection::Snapshot, Ended::Snapshot(fault)),
+            Failed::Behind(why) => {
+                self.ended = Some(Ended::PeerBehind { why });
+                return self.feed(Input::Shutdown);
+            }
             Failed::Here(ended) => return self.store_failed(ended),
         };
         self.got_on = false;

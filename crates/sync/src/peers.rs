@@ -17,6 +17,25 @@ use crate::verdict::{Ended, Verdict};
 /// Sessions beyond the limit that are told so, at once; still more links wait to be accepted.
 const TURNED_AWAY_MAX: usize = 16;
 
+/// Attempts that did not get on, since one that did.
+#[derive(Debug, Default)]
+struct Attempts {
+    failures: u32,
+}
+
+impl Attempts {
+    /// Counts an attempt; says how many failed before it. One that caught up and was then refused has failed: two whose
+    /// clocks are apart would else catch up and part for ever, as fast as they can.
+    fn ended(&mut self, outcome: &Outcome) -> u32 {
+        if outcome.got_on && !outcome.ended.is_setback() {
+            self.failures = 0;
+        }
+        let before = self.failures;
+        self.failures = before.saturating_add(1);
+        before
+    }
+}
+
 /// Keeps in step with one peer, until it is stopped or refused.
 ///
 /// # Cancel safety
@@ -28,7 +47,7 @@ pub(crate) async fn keep(
     last_end: watch::Sender<Option<Arc<Ended>>>,
 ) {
     let mut stop = shared.stop.clone();
-    let mut failures = 0;
+    let mut attempts = Attempts::default();
     loop {
         status.send_replace(SyncStatus::Connecting);
         let dialled = tokio::select! {
@@ -49,7 +68,7 @@ pub(crate) async fn keep(
             }
             Err(error) => Outcome { ended: Ended::Link(error), got_on: false },
         };
-        failures = if outcome.got_on { 0_u32 } else { failures };
+        let failures = attempts.ended(&outcome);
         let ended = Arc::new(outcome.ended);
         last_end.send_replace(Some(ended.clone()));
         if *stop.borrow() {
@@ -65,7 +84,6 @@ pub(crate) async fn keep(
             return;
         }
         let pause = shared.backoff.pause(failures, jitter());
-        failures = failures.saturating_add(1);
         tokio::select! {
             () = sleep(pause) => {}
             () = stopped(&mut stop) => break,
@@ -108,4 +126,25 @@ async fn session(shared: Arc<Shared>, link: Link, is_full: bool) {
     let admit: &AdmitRule = if is_full { &|_: &Hello| Err(Refusal::Busy) } else { &*shared.admit };
     let outcome = run(&shared, link, shared.responder(), Some(admit), &|_| {}).await;
     shared.tell(SyncEvent::Ended { peer, how: Arc::new(outcome.ended) });
+}
+
+#[cfg(test)]
+mod tests {
+    use opor_sync_proto::{Bye, ByeCode, CloseReason};
+
+    use super::*;
+
+    fn left_with(code: ByeCode) -> Outcome {
+        let bye = Bye { code, detail: String::new() };
+        Outcome { ended: Ended::Session(CloseReason::Peer(bye)), got_on: true }
+    }
+
+    #[test]
+    fn a_peer_that_catches_up_and_refuses_is_asked_ever_less_often() {
+        let mut attempts = Attempts::default();
+        let refused: Vec<_> = (0..4).map(|_| attempts.ended(&left_with(ByeCode::Drift))).collect();
+        assert_eq!(refused, [0, 1, 2, 3]);
+        let went: Vec<_> = (0..2).map(|_| attempts.ended(&left_with(ByeCode::Shutdown))).collect();
+        assert_eq!(went, [0, 0], "what was live and then left is dialled again soon");
+    }
 }

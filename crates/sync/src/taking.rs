@@ -132,7 +132,7 @@ impl Driver<'_> {
         let turn = match turn {
             Ok(turn) => turn,
             Err(Failed::Here(ended)) => return self.store_failed(ended),
-            Err(Failed::Rejected(..) | Failed::Fault(_)) => return,
+            Err(Failed::Rejected(..) | Failed::Fault(_) | Failed::Behind(_)) => return,
         };
         if turn.cursor != self.taking.asked {
             // Another link to the same peer has brought what was missed.

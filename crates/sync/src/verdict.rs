@@ -35,6 +35,13 @@ pub enum Ended {
     /// The peer has dropped history that this replica needs, and has no snapshot to give now.
     #[error("peer has no snapshot to give now")]
     NoSnapshot,
+    /// This replica has dropped deletes from its record that the peer has not learnt of, so nothing more was taken from the
+    /// peer. It learns of them in the next session.
+    #[error("peer has to learn of deletes first: {why}")]
+    PeerBehind {
+        /// How far it is.
+        why: String,
+    },
     /// Another process is taking a snapshot into this database.
     #[error("another process takes a snapshot into this database")]
     SnapshotBusy,
@@ -81,11 +88,27 @@ impl Ended {
             Self::Store(_) => true,
             Self::Rejected { rejection, .. } => !CloseReason::Rejected(*rejection).is_final(),
             Self::Snapshot(_) | Self::NoSnapshot | Self::SnapshotBusy | Self::SnapshotStalled { .. } => true,
+            Self::PeerBehind { .. } => true,
             Self::SnapshotNeeded => false,
             Self::Stopped => return Verdict::Over,
             Self::StoreClosed => return Verdict::Over,
         };
         if again { Verdict::Retry } else { Verdict::Refused }
+    }
+
+    /// Whether something was refused, or failed for another reason than the link: the same again soon would most likely end
+    /// the same way, however far the session had got before.
+    pub(crate) const fn is_setback(&self) -> bool {
+        match self {
+            Self::Link(_) | Self::Stopped | Self::StoreClosed | Self::PeerBehind { .. } => false,
+            Self::Session(reason) => match reason {
+                CloseReason::LinkClosed | CloseReason::Shutdown | CloseReason::Timeout(_) => false,
+                CloseReason::Peer(bye) => !matches!(bye.code, ByeCode::Shutdown | ByeCode::Timeout),
+                _ => true,
+            },
+            Self::Store(_) | Self::Rejected { .. } | Self::Snapshot(_) | Self::SnapshotNeeded => true,
+            Self::NoSnapshot | Self::SnapshotBusy | Self::SnapshotStalled { .. } => true,
+        }
     }
 
     /// The reason and its causes, on one line.
@@ -150,7 +173,24 @@ mod tests {
         let rejected = |rejection| Ended::Rejected { rejection, why: "no such table".into() };
         check(rejected(Rejection::Schema), Verdict::Refused);
         check(rejected(Rejection::Drift), Verdict::Retry);
+        check(Ended::PeerBehind { why: "2 of 3".into() }, Verdict::Retry);
         check(Ended::StoreClosed, Verdict::Over);
+    }
+
+    #[test]
+    fn a_refusal_is_a_setback_and_the_end_of_a_link_is_none() {
+        let drift = Ended::Rejected { rejection: Rejection::Drift, why: "an hour ahead".into() };
+        for setback in
+            [drift, bye(ByeCode::Drift), bye(ByeCode::Malformed), Ended::Store("disk is full".into())]
+        {
+            assert!(setback.is_setback(), "{}", setback.in_full());
+        }
+        let lost = Ended::Link(TransportError::lost("wire"));
+        for none in
+            [lost, bye(ByeCode::Shutdown), bye(ByeCode::Timeout), Ended::Session(CloseReason::LinkClosed)]
+        {
+            assert!(!none.is_setback(), "{}", none.in_full());
+        }
     }
 
     #[test]

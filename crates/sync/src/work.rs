@@ -72,6 +72,8 @@ pub(crate) enum Failed {
     Rejected(Rejection, String),
     /// The snapshot that the peer sent is not sound.
     Fault(SnapshotFault),
+    /// The peer has not learnt of deletes that are no longer on record here, so that nothing of it is taken now.
+    Behind(String),
     /// This side failed.
     Here(Ended),
 }
@@ -194,7 +196,8 @@ pub(crate) async fn apply(
             [] => Changeset::new(),
             bytes => Changeset::from_bytes(bytes, &limits).map_err(|error| malformed(&error.to_string()))?,
         };
-        let options = ApplyOptions { cursor: Some((peer, cursor)), ..ApplyOptions::default() };
+        let options =
+            ApplyOptions { cursor: Some((peer, cursor)), from_aware: true, ..ApplyOptions::default() };
         let report = store.apply_with(&changeset, &options).map_err(refused)?;
         let Size { rows, changes } = Size::of(&changeset);
         Ok(Merged::new(rows, changes, &report))
@@ -278,6 +281,8 @@ pub(crate) fn refused(error: ApplyError) -> Failed {
         | ApplyError::KeyShape { .. }
         | ApplyError::QuarantineFull { .. }
         | ApplyError::Constraint { .. } => Rejection::Schema,
+        // It has credit from before history was cut here. In a new session it has none until it has learnt of that.
+        ApplyError::PeerBehind { .. } => return Failed::Behind(in_full(&error)),
         _ => return failed(&error),
     };
     Failed::Rejected(rejection, in_full(&error))

@@ -125,6 +125,37 @@ async fn what_was_deleted_and_forgotten_comes_back_whole_or_not_at_all() {
     at_desk.stop().await;
 }
 
+/// The same, where the phone was connected when the desk forgot: it had been allowed to send.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_forgotten_in_the_middle_of_a_session_does_not_come_back_in_part() {
+    let network = MemoryNetwork::new();
+    let (desk, phone) = (Replica::new().await, Replica::new().await);
+    desk.write("INSERT INTO todos VALUES (1, 'milk', 'two'), (2, 'bread', 'one'), (3, 'salt', 'none')").await;
+    let at_desk = desk.sync().listen(network.listen("desk").unwrap()).start().await.unwrap();
+    // The first brings the rows. The second would bring the deletes, and is lost.
+    let tap = Tap::at(Kind::Changes, 2);
+    let at_phone = phone.sync().peer(tap.on(network.dialer("phone", "desk"))).start().await.unwrap();
+    is_live(&at_phone.peers()[0]).await;
+    let mut desk_events = at_desk.events();
+    desk.write("DELETE FROM todos WHERE id < 3").await;
+    tap.reached().await;
+    desk.forget_deletes().await;
+    phone.write("UPDATE todos SET title = 'oat milk' WHERE id = 1").await;
+    let behind = |event: &SyncEvent| match event {
+        SyncEvent::Ended { how, .. } => Some(matches!(**how, Ended::PeerBehind { .. })),
+        _ => None,
+    };
+    assert!(event(&mut desk_events, behind).await, "nothing is taken that was allowed before");
+    assert_eq!(desk.rows().await, [(3, "salt".to_owned())]);
+    tap.set(Gate::Lost);
+    let whole = "SELECT title = 'oat milk' AND note = 'two' FROM todos WHERE id = 1 UNION ALL SELECT 0";
+    desk.says("the row", whole).await;
+    phone.holds(&[(1, "oat milk"), (3, "salt")]).await;
+    desk.equals(&phone).await;
+    at_phone.stop().await;
+    at_desk.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_in_the_middle_costs_no_chunk() {
     let network = MemoryNetwork::new();

@@ -3,7 +3,7 @@
 use opor_core::DbVersion;
 use opor_store::rusqlite::{Error, ErrorCode};
 use opor_store::{CompactOptions, Store};
-use opor_sync_proto::{Input, Rejection};
+use opor_sync_proto::Rejection;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -239,8 +239,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Drops tombstones, and ends the sessions with those that have not learnt of what is gone: they have to say hello anew,
-    /// and are held then.
+    /// Drops tombstones. Sessions with those that have not learnt of what is gone notice it when something comes of them.
     fn compact(&mut self, node: usize, retention: Option<Duration>) -> Result<(), Failure> {
         if !self.is_awake(node) || !self.effect(node)? {
             return Ok(());
@@ -257,15 +256,6 @@ impl World<'_> {
         } else {
             "acknowledged deletes dropped"
         });
-        for at in self.ends_of(node) {
-            let stores = self.nodes[node].stores.as_ref();
-            let peer = self.conns[&at.conn].sides[at.side].as_ref().and_then(|side| side.peer);
-            let behind = |(stores, peer): (&crate::node::Stores, _)| !work::is_aware(&stores.writer, peer);
-            if stores.zip(peer).is_some_and(behind) {
-                self.conns.get_mut(&at.conn).expect("it is there").faulted = true;
-                self.feed(at, Input::Shutdown)?;
-            }
-        }
         Ok(())
     }
 

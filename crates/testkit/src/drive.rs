@@ -2,11 +2,12 @@
 
 use opor_core::DbVersion;
 use opor_sync_proto::{
-    Ask, ByeCode, CloseReason, Cursor, Decoded, Event as Told, Input, Message, Output, Rejection, decode,
+    Ask, ByeCode, CloseReason, Cursor, Decoded, Event as Told, Input, Message, Output, Rejection, Wanted,
+    decode,
 };
 
 use crate::failure::{Failure, Invariant};
-use crate::network::{End, Mishap};
+use crate::network::{End, Lag, Mishap};
 use crate::work::{self, Done, Job};
 use crate::world::{Happening, World};
 
@@ -73,7 +74,10 @@ impl World<'_> {
                 if std::mem::replace(&mut side.reading, true) {
                     return Err(self.failure(Invariant::Bounds, "two reads at a time"));
                 }
-                self.ask_store(at, Job::Read(req, wanted));
+                // A peer that asks for its log again has been sent to a snapshot already.
+                let judge =
+                    matches!(wanted, Wanted::Log { .. }) && !std::mem::replace(&mut side.judged, true);
+                self.ask_store(at, Job::Read(req, wanted, judge));
                 Ok(())
             }
             Output::Apply { req, work } => {
@@ -113,7 +117,11 @@ impl World<'_> {
             }
             Told::Acknowledged(cursor) => {
                 self.check_acknowledged(at, &cursor)?;
-                self.side(at).expect("it goes on").acknowledged = Some(cursor);
+                let side = self.side(at).expect("it goes on");
+                if let Some(cursor) = work::of_store(&cursor) {
+                    side.lag.acknowledged(cursor.base.0);
+                    side.acknowledged = Some(cursor.base);
+                }
                 self.acknowledge(at);
             }
             Told::Behind { snapshot } => self.behind(at, snapshot)?,
@@ -123,7 +131,8 @@ impl World<'_> {
 
     /// The peer cannot go on from the cursor that is stored here.
     fn behind(&mut self, at: End, snapshot: bool) -> Result<(), Failure> {
-        if !self.forgot {
+        let from_start = self.side(at).is_some_and(|side| side.from_start);
+        if !self.forgot && !(self.compacted && from_start) {
             let detail = "a cursor is refused, though only acknowledged deletes were forgotten";
             return Err(self.failure(Invariant::Cursor, detail));
         }
@@ -151,9 +160,10 @@ impl World<'_> {
         if side.acknowledging {
             return;
         }
-        let Some((peer, cursor)) = side.peer.zip(side.acknowledged.take()) else { return };
+        let Some((peer, version)) = side.peer.zip(side.acknowledged.take()) else { return };
         side.acknowledging = true;
-        self.ask_store(at, Job::Acknowledge(peer, cursor));
+        let held = side.lag.held();
+        self.ask_store(at, Job::Acknowledge(peer, version, held));
     }
 
     /// The store does a job. What it has done is durable, whoever is still there to hear of it.
@@ -180,14 +190,21 @@ impl World<'_> {
         self.trace.note(format!("{} {at:?} {name}", self.now).as_bytes());
         let mut version = None;
         match &done {
-            Done::Applied { version: applied, is_item, .. } => {
-                version = *applied;
+            Done::Applied { merged, is_item, .. } => {
+                version = merged.version;
+                if merged.version != merged.echo {
+                    self.tally.count("merge with news for its sender");
+                }
                 if let Some(side) = self.side(at) {
                     side.durable += u64::from(*is_item);
                 }
             }
             Done::Rejected(_, rejection) => self.check_rejection(*rejection)?,
-            Done::LookedUp { .. } | Done::Read(..) | Done::Acknowledged { .. } => {}
+            Done::PeerBehind if !self.compacted => {
+                let detail = "a peer passes for one that has missed deletes, though none were dropped";
+                return Err(self.failure(Invariant::HonestIsTaken, detail));
+            }
+            Done::PeerBehind | Done::LookedUp { .. } | Done::Read(..) | Done::Acknowledged { .. } => {}
         }
         let link = self.conns[&at.conn].link;
         let place = [4, link as u64, at.side as u64, self.links[link].jobs[at.side]];
@@ -229,7 +246,9 @@ impl World<'_> {
         let now = self.now;
         let Some(side) = self.side(at) else { return Ok(()) };
         match done {
-            Done::LookedUp { cursor, is_aware } => {
+            Done::LookedUp { cursor, held, is_aware } => {
+                side.lag = Lag::new(held.0);
+                side.from_start = cursor.is_none();
                 side.session.handle_input(Input::Admitted(Ask::Log(cursor)), now);
                 if !is_aware {
                     side.session.handle_input(Input::Hold, now);
@@ -237,14 +256,22 @@ impl World<'_> {
                 }
                 self.settle(at)
             }
-            Done::Read(req, found) => {
+            Done::Read(req, found, is_gone) => {
                 side.reading = false;
-                self.feed(at, Input::Read { req, found })
+                side.session.handle_input(Input::Read { req, found }, now);
+                if is_gone {
+                    // History was cut while it was away, or just now.
+                    side.session.handle_input(Input::Hold, now);
+                }
+                self.settle(at)
             }
-            Done::Applied { req, version, .. } => {
+            Done::Applied { req, merged, .. } => {
                 side.applying = false;
+                if let Some(echo) = merged.echo {
+                    side.lag.merged(echo.0);
+                }
                 // The merge is told of before its own commit, so that it is not sent back.
-                side.session.handle_input(Input::Applied { req, version }, now);
+                side.session.handle_input(Input::Applied { req, version: merged.echo }, now);
                 if std::mem::take(&mut side.commit_due) {
                     side.session.handle_input(Input::LocalCommit, now);
                 }
@@ -253,6 +280,12 @@ impl World<'_> {
             Done::Rejected(req, rejection) => {
                 side.applying = false;
                 self.feed(at, Input::Rejected { req, rejection })
+            }
+            Done::PeerBehind => {
+                side.applying = false;
+                self.tally.count("nothing taken from a peer that is behind");
+                self.conns.get_mut(&at.conn).expect("it goes on").faulted = true;
+                self.feed(at, Input::Shutdown)
             }
             Done::Acknowledged { is_aware } => {
                 side.acknowledging = false;

@@ -1,9 +1,10 @@
 //! Links between replicas, the connections that are made on them, and the sessions at their ends.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 
-use opor_core::SiteId;
-use opor_sync_proto::{Cursor, MonoMillis, Session};
+use opor_core::{DbVersion, SiteId};
+use opor_sync_proto::{MonoMillis, Session};
 
 /// What happens to the next frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +68,12 @@ pub(crate) struct Side {
     pub(crate) sending: bool,
     pub(crate) acknowledging: bool,
     /// The last acknowledgement that is not noted yet; earlier ones need not be.
-    pub(crate) acknowledged: Option<Cursor>,
+    pub(crate) acknowledged: Option<DbVersion>,
+    pub(crate) lag: Lag,
+    /// Whether the log of the peer was asked for from the start.
+    pub(crate) from_start: bool,
+    /// Whether it has been looked at how much the peer asks for.
+    pub(crate) judged: bool,
     /// Items that were stored for this session.
     pub(crate) durable: u64,
 }
@@ -84,6 +90,9 @@ impl Side {
             sending: false,
             acknowledging: false,
             acknowledged: None,
+            lag: Lag::new(0),
+            from_start: false,
+            judged: false,
             durable: 0,
         }
     }
@@ -99,5 +108,40 @@ pub(crate) struct End {
 impl End {
     pub(crate) const fn other(self) -> Self {
         Self { conn: self.conn, side: 1 - self.side }
+    }
+}
+
+/// Up to which version of a replica the peer holds everything, as `opor-sync` counts it.
+#[derive(Debug)]
+pub(crate) struct Lag {
+    held: u64,
+    /// The last run of versions that merges of what the peer sent took.
+    merged: Option<RangeInclusive<u64>>,
+}
+
+impl Lag {
+    pub(crate) const fn new(held: u64) -> Self {
+        Self { held, merged: None }
+    }
+
+    pub(crate) fn acknowledged(&mut self, version: u64) {
+        self.held = self.held.max(version);
+        self.join();
+    }
+
+    pub(crate) fn merged(&mut self, version: u64) {
+        let run = self.merged.take().filter(|run| run.end() + 1 == version);
+        self.merged = Some(run.map_or(version, |run| *run.start())..=version);
+        self.join();
+    }
+
+    fn join(&mut self) {
+        if let Some(run) = self.merged.as_ref().filter(|run| *run.start() <= self.held + 1) {
+            self.held = self.held.max(*run.end());
+        }
+    }
+
+    pub(crate) const fn held(&self) -> DbVersion {
+        DbVersion(self.held)
     }
 }

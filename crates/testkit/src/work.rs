@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use opor_core::{Breach, Changeset, DbVersion, DecodeLimits, EncodeOptions, InvalidChange, SiteId};
 use opor_store::{
-    ApplyError, ApplyOptions, Cursor as StoreCursor, ImageError, Manifest, ReadError, RestoreError,
-    SnapshotReceiver, Store,
+    ApplyError, ApplyOptions, ApplyReport, Cursor as StoreCursor, ImageError, Manifest, ReadError,
+    RestoreError, SnapshotReceiver, Store,
 };
 use opor_sync_proto::{Cursor, Found, Offer, Rejection, RequestId, SnapshotId, Wanted, Work};
 
@@ -15,19 +15,62 @@ use crate::node::{Node, Stores};
 #[derive(Debug)]
 pub(crate) enum Job {
     LookUp(SiteId),
-    Read(RequestId, Wanted),
+    /// A read; whether a log that begins before forgotten deletes is better replaced by a snapshot.
+    Read(RequestId, Wanted, bool),
     Apply(RequestId, SiteId, Work),
-    Acknowledge(SiteId, Cursor),
+    /// What a peer has acknowledged, and up to where it holds everything.
+    Acknowledge(SiteId, DbVersion, DbVersion),
 }
 
 /// What came of it.
 #[derive(Debug)]
 pub(crate) enum Done {
-    LookedUp { cursor: Option<Cursor>, is_aware: bool },
-    Read(RequestId, Found),
-    Applied { req: RequestId, version: Option<DbVersion>, is_item: bool },
+    LookedUp {
+        cursor: Option<Cursor>,
+        held: DbVersion,
+        is_aware: bool,
+    },
+    /// What was found; whether the cursor is of a history that is gone.
+    Read(RequestId, Found, bool),
+    Applied {
+        req: RequestId,
+        merged: Merged,
+        is_item: bool,
+    },
     Rejected(RequestId, Rejection),
-    Acknowledged { is_aware: bool },
+    /// Nothing is taken from a peer that has not learnt of deletes that were forgotten here.
+    PeerBehind,
+    Acknowledged {
+        is_aware: bool,
+    },
+}
+
+/// The version that a merge took.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Merged {
+    pub(crate) version: Option<DbVersion>,
+    /// The same, where all that is of it is the peer's.
+    pub(crate) echo: Option<DbVersion>,
+}
+
+impl Merged {
+    fn new(report: &ApplyReport) -> Self {
+        let is_echo = report.rows_brought_back == 0 && report.released == 0;
+        Self { version: report.db_version, echo: report.db_version.filter(|_| is_echo) }
+    }
+}
+
+/// Why something was not merged.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    Rejected(Rejection),
+    PeerBehind,
+}
+
+impl From<Rejection> for Refused {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
 }
 
 /// Does a job. Whatever it changes is durable when this returns.
@@ -35,24 +78,30 @@ pub(crate) fn run(node: &mut Node, job: Job) -> Done {
     match job {
         Job::LookUp(peer) => {
             let stores = running(node);
-            let cursor = stores.reader.peer_cursor(peer).expect("cursors read");
+            let cursor = stores.writer.peer_cursor(peer).expect("cursors read");
             Done::LookedUp {
                 cursor: cursor.map(|cursor| opaque(&cursor)),
-                is_aware: is_aware(&stores.reader, peer),
+                held: stores.writer.held_by(peer).expect("what peers hold reads"),
+                is_aware: is_aware(&stores.writer, peer),
             }
         }
-        Job::Read(req, wanted) => Done::Read(req, read(running(node), &wanted)),
+        Job::Read(req, wanted, judge) => {
+            let (found, is_gone) = read(running(node), &wanted, judge);
+            Done::Read(req, found, is_gone)
+        }
         Job::Apply(req, peer, work) => {
             let is_item = !matches!(work, Work::Install(_));
             match apply(node, peer, work) {
-                Ok(version) => Done::Applied { req, version, is_item },
-                Err(rejection) => Done::Rejected(req, rejection),
+                Ok(merged) => Done::Applied { req, merged, is_item },
+                Err(Refused::Rejected(rejection)) => Done::Rejected(req, rejection),
+                Err(Refused::PeerBehind) => Done::PeerBehind,
             }
         }
-        Job::Acknowledge(peer, cursor) => {
+        Job::Acknowledge(peer, version, held) => {
             let stores = running(node);
-            if let Some(cursor) = of_store(&cursor) {
-                stores.writer.set_acknowledged_by(peer, cursor.base).expect("acknowledgements are stored");
+            stores.writer.set_acknowledged_by(peer, version).expect("acknowledgements are stored");
+            if held > version {
+                stores.writer.set_held_by(peer, held).expect("what peers hold is stored");
             }
             Done::Acknowledged { is_aware: is_aware(&stores.writer, peer) }
         }
@@ -68,16 +117,23 @@ pub(crate) fn is_aware(store: &Store, peer: SiteId) -> bool {
     store.acknowledged_by(peer).expect("acknowledgements read") >= store.horizon().expect("the horizon reads")
 }
 
-fn read(stores: &mut Stores, wanted: &Wanted) -> Found {
-    match wanted {
+fn read(stores: &mut Stores, wanted: &Wanted, judge: bool) -> (Found, bool) {
+    let found = match wanted {
         Wanted::Log { cursor, changes_max, echoes, compress } => {
             // What the peer took for a cursor of this store may be none.
-            let Some(cursor) = cursor.as_ref().map_or(Some(StoreCursor::start()), of_store) else {
-                return Found::Behind;
+            let Some(mut cursor) = cursor.as_ref().map_or(Some(StoreCursor::start()), of_store) else {
+                return (Found::Behind, true);
             };
+            let is_start = cursor == StoreCursor::start();
+            if judge && is_start && stores.reader.horizon().expect("the horizon reads").0 > 0 {
+                return (Found::Behind, false);
+            }
+            if !is_start && !cursor.is_partial() {
+                cursor.base = echoes.past(cursor.base);
+            }
             let batch = match stores.reader.changes(&cursor, *changes_max) {
                 Ok(batch) => batch,
-                Err(ReadError::BehindHorizon { .. }) => return Found::Behind,
+                Err(ReadError::BehindHorizon { .. }) => return (Found::Behind, true),
                 Err(error) => panic!("changes read: {error}"),
             };
             let options = if *compress { EncodeOptions::default() } else { EncodeOptions::RAW };
@@ -112,39 +168,40 @@ fn read(stores: &mut Stores, wanted: &Wanted) -> Found {
             }
             _ => Found::NoSnapshot,
         },
-    }
+    };
+    (found, false)
 }
 
-fn apply(node: &mut Node, peer: SiteId, work: Work) -> Result<Option<DbVersion>, Rejection> {
+fn apply(node: &mut Node, peer: SiteId, work: Work) -> Result<Merged, Refused> {
     match work {
         Work::Changes { changeset, cursor } => merge(&mut running(node).writer, peer, &changeset, &cursor),
         Work::Offer { offer, manifest } => {
             let manifest = Manifest::from_bytes(&manifest).map_err(|_| Rejection::Snapshot)?;
             if snapshot_id(&manifest) != offer.id {
-                return Err(Rejection::Snapshot);
+                return Err(Rejection::Snapshot.into());
             }
             let file = node.partial_file(peer);
             let receiver =
                 SnapshotReceiver::begin(file, manifest.clone()).map_err(|_| Rejection::Snapshot)?;
             node.partials.insert(peer, (offer.id, manifest));
             running(node).receivers.insert(peer, receiver);
-            Ok(None)
+            Ok(Merged::default())
         }
         Work::Chunk { index, bytes } => {
             // A second session with the same peer may have taken the place of this one.
             let receiver = running(node).receivers.get_mut(&peer).ok_or(Rejection::Snapshot)?;
             let index = index.try_into().map_err(|_| Rejection::Snapshot)?;
             receiver.put(index, &bytes).map_err(|_| Rejection::Snapshot)?;
-            Ok(None)
+            Ok(Merged::default())
         }
         Work::Install(offer) => {
             let receiver = running(node).receivers.remove(&peer).ok_or(Rejection::Snapshot)?;
             if snapshot_id(receiver.manifest()) != offer.id {
-                return Err(Rejection::Snapshot);
+                return Err(Rejection::Snapshot.into());
             }
             node.partials.remove(&peer);
             let options = node.options().clone();
-            install(&mut running(node).writer, receiver, &options)
+            Ok(install(&mut running(node).writer, receiver, &options)?)
         }
     }
 }
@@ -153,11 +210,11 @@ fn install(
     store: &mut Store,
     receiver: SnapshotReceiver,
     options: &opor_store::OpenOptions,
-) -> Result<Option<DbVersion>, Rejection> {
+) -> Result<Merged, Rejection> {
     let image = receiver.finish(options).map_err(|error| refused_image(&error))?;
     let merged = store.merge_snapshot(&image);
     image.discard().expect("the file is removed");
-    Ok(merged.map_err(|error| refused_image(&error))?.db_version)
+    Ok(Merged::new(&merged.map_err(|error| refused_image(&error))?))
 }
 
 /// Merges a snapshot of another replica, past all links.
@@ -171,27 +228,26 @@ pub(crate) fn carry_snapshot(source: &mut Stores, target: &mut Node) -> Result<O
         receiver.put(index, &chunk).expect("a sound chunk");
     }
     let options = target.options().clone();
-    install(&mut running(target).writer, receiver, &options)
+    Ok(install(&mut running(target).writer, receiver, &options)?.version)
 }
 
-fn merge(
-    store: &mut Store,
-    peer: SiteId,
-    changeset: &[u8],
-    cursor: &Cursor,
-) -> Result<Option<DbVersion>, Rejection> {
+fn merge(store: &mut Store, peer: SiteId, changeset: &[u8], cursor: &Cursor) -> Result<Merged, Refused> {
     let cursor = of_store(cursor).ok_or(Rejection::Malformed)?;
     let changeset = match changeset {
         [] => Changeset::new(),
         bytes => Changeset::from_bytes(bytes, &DecodeLimits::default()).map_err(|_| Rejection::Malformed)?,
     };
-    let options = ApplyOptions { cursor: Some((peer, cursor)), ..ApplyOptions::default() };
-    let report = store.apply_with(&changeset, &options).map_err(|error| refused(&error))?;
+    let options = ApplyOptions { cursor: Some((peer, cursor)), from_aware: true, ..ApplyOptions::default() };
+    let report = match store.apply_with(&changeset, &options) {
+        Ok(report) => report,
+        Err(ApplyError::PeerBehind { .. }) => return Err(Refused::PeerBehind),
+        Err(error) => return Err(refused(&error).into()),
+    };
     let kept = store.peer_cursor(peer).expect("cursors read");
     // A second session with the same peer may have got further meanwhile.
     let is_stored = kept.is_some_and(|kept| kept == cursor || kept.base > cursor.base || kept.is_partial());
     assert!(is_stored, "a cursor is stored with the changes that it covers: {cursor}, and not {kept:?}");
-    Ok(report.db_version)
+    Ok(Merged::new(&report))
 }
 
 fn refused(error: &ApplyError) -> Rejection {

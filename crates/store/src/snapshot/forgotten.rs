@@ -141,9 +141,12 @@ impl Store {
         {
             base = pulled.0;
         }
-        // What it sent came from a log that is older than the image. What it has pulled since then may have been on top of
-        // that; then only the image tells.
-        let sent = if meta::acknowledged(db, sender)? <= base { meta::held(db, sender)? } else { 0 };
+        // What it sent tells only where it came from a log that is older than the image, and where the image has all that the
+        // sender has acknowledged: else there are rows that the image cannot have.
+        let is_older =
+            meta::pulled(db, sender)?.is_none_or(|pulled| pulled.reached() <= image.manifest.db_version);
+        let sent =
+            if is_older && meta::acknowledged(db, sender)? <= base { meta::held(db, sender)? } else { 0 };
         self.engine.uncaptured(|| meta::save_acknowledged(db, sender, base))?;
         Ok(base.max(sent).max(held.0))
     }

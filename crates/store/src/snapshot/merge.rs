@@ -102,8 +102,9 @@ impl Store {
             let mut report = self.merge_pieces(&source, reporter)?;
             report.add(self.follow_forgotten(&source, image, held, reporter)?);
             self.engine.uncaptured(|| self.take_over_cut(&source).and_then(|()| self.move_cursor(image)))?;
-            // What was brought back is news to the sender.
-            if let Some(version) = report.db_version.filter(|_| report.rows_brought_back == 0) {
+            // What was brought back is news to the sender, and what had waited here for its table may be.
+            let is_its_own = report.rows_brought_back == 0 && report.released == 0;
+            if let Some(version) = report.db_version.filter(|_| is_its_own) {
                 let sender = image.manifest.site;
                 self.engine.uncaptured(|| meta::note_sent(self.engine.db, sender, version.0))?;
             }
