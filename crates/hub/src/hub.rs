@@ -57,7 +57,7 @@ impl Hub {
         }
     }
 
-    /// The endpoints. Sync sessions need the server to support upgrades, as [`serve`](crate::serve) and `axum::serve` do.
+    /// The endpoints. Sync sessions need the server to support upgrades, as [`serve`](crate::serve()) and `axum::serve` do.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/changes/{room}", get(changes::pull).post(changes::post))
@@ -83,7 +83,7 @@ impl Hub {
     }
 
     /// Says goodbye to all sessions, and lets no new ones begin; other requests are answered as before. Sessions over HTTP
-    /// hear it while the server serves, so this comes before the end of [`serve`](crate::serve). Those who have not fetched it
+    /// hear it while the server serves, so this comes before the end of [`serve`](crate::serve()). Those who have not fetched it
     /// in 2 seconds are left without.
     ///
     /// # Cancel safety

@@ -145,7 +145,7 @@ impl HubOptions {
     }
 
     /// The most sync sessions at once of one peer: an IPv4 address, or an IPv6 network of 64 bits. Counts where
-    /// [`serve`](crate::serve) accepted the connection.
+    /// [`serve`](crate::serve()) accepted the connection.
     #[must_use]
     pub const fn sessions_per_peer_max(mut self, sessions: usize) -> Self {
         self.sessions_per_peer_max = sessions;

@@ -17,7 +17,7 @@ pub(crate) enum Done {
     ReadSnapshot(RequestId, Result<Found, Failed>),
     Applied(RequestId, Result<Merged, Failed>),
     /// A part of a snapshot is on the disk; the files come back.
-    Taken(RequestId, Option<Intake>, Result<(), Failed>),
+    Taken(RequestId, Option<Box<Intake>>, Result<(), Failed>),
     Installed(RequestId, Result<Merged, Failed>),
     Acknowledged(Result<(DbVersion, bool), Failed>),
 }
@@ -46,7 +46,7 @@ impl Driver<'_> {
                 }
                 self.merged(req, &merged);
             }
-            Done::Taken(req, intake, Ok(())) => self.taken(req, intake),
+            Done::Taken(req, intake, Ok(())) => self.taken(req, intake.map(|intake| *intake)),
             Done::Installed(req, Ok(merged)) => {
                 self.merging = false;
                 self.installed(req, &merged);

@@ -174,12 +174,12 @@ impl Driver<'_> {
                 (self.taking.size, self.taking.is_news) = ((offer.bytes, offer.chunks), true);
                 self.work.push(Box::pin(async move {
                     let (intake, taken) = work::take_offer(intake, site, offer, manifest).await;
-                    Done::Taken(req, intake, taken)
+                    Done::Taken(req, intake.map(Box::new), taken)
                 }));
             }
             Work::Chunk { index, bytes } => self.work.push(Box::pin(async move {
                 let (intake, taken) = work::take_chunk(intake, store, index, bytes, stopping).await;
-                Done::Taken(req, intake, taken)
+                Done::Taken(req, intake.map(Box::new), taken)
             })),
             Work::Install(_) => {
                 self.merging = true;

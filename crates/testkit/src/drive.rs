@@ -132,7 +132,7 @@ impl World<'_> {
     /// The peer cannot go on from the cursor that is stored here.
     fn behind(&mut self, at: End, snapshot: bool) -> Result<(), Failure> {
         let from_start = self.side(at).is_some_and(|side| side.from_start);
-        if !self.forgot && !(self.compacted && from_start) {
+        if !(self.forgot || self.compacted && from_start) {
             let detail = "a cursor is refused, though only acknowledged deletes were forgotten";
             return Err(self.failure(Invariant::Cursor, detail));
         }
