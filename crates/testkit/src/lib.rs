@@ -2,13 +2,13 @@
 //! virtual time.
 //!
 //! A [`Plan`] says how many replicas there are, who is linked with whom, and how much goes wrong. Its [`Step`]s follow from
-//! its seed, and [`run`] plays them. It checks at every moment that transactions are whole, that what was acknowledged is
+//! its seed, and [`run()`] plays them. It checks at every moment that transactions are whole, that what was acknowledged is
 //! there, that queues are bounded and that no healthy link is closed; and at the end, when all faults are mended, that
 //! replicas come to rest and are equal, tables and logs. The same steps are the same run, on every machine.
 //!
-//! A run that fails is made shorter with [`shrink`], and printed and read again as a [`Replay`].
+//! A run that fails is made shorter with [`shrink()`], and printed and read again as a [`Replay`].
 //!
-//! Test tables of your own with a [`Schema`]; see [`run`] for an example. `cargo xtask sim` runs as many seeds as you like.
+//! Test tables of your own with a [`Schema`]; see [`run()`] for an example. `cargo xtask sim` runs as many seeds as you like.
 
 mod act;
 mod check;
