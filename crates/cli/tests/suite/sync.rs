@@ -65,9 +65,14 @@ fn three_replicas_and_a_hub_converge() {
 
     let first = sync(&a);
     assert_eq!(first["sent"], json!({ "rows": 2, "changes": 4 }), "{first}");
-    assert_eq!((&first["event"], &first["received"]["rows"]), (&json!("done"), &json!(0)), "{first}");
+    // What is merged while the log is being read for its sender may come back once. It changes nothing.
+    let received = |summary: &serde_json::Value| summary["received"]["rows"].as_u64().expect("a count");
+    assert_eq!(first["event"], json!("done"), "{first}");
+    assert!([0, 2].contains(&received(&first)), "{first}");
+    assert_eq!(rows(&a).len(), 2);
     let both = sync(&b);
-    assert_eq!((&both["sent"]["rows"], &both["received"]["rows"]), (&json!(1), &json!(2)), "{both}");
+    assert_eq!(both["sent"]["rows"], json!(1), "{both}");
+    assert!([2, 3].contains(&received(&both)), "{both}");
     // A file that is not there yet gets the tables of the room, and its rows.
     let new = Run::opor(["sync", &c, &url]).ok();
     assert!(new.stdout.contains("has the tables of the room now: todos"), "{new:?}");

@@ -67,7 +67,8 @@ fn a_file_that_has_nothing_to_sync_is_left_alone() {
     let text = path(&dir, "text");
     std::fs::write(&text, "this is no database, it is a text of some length").expect("a file");
     Run::opor(["sync", &text, &url]).fails_with(1, "is not an SQLite database");
-    Run::opor(["sync", &new, "nats://127.0.0.1/sync/garden"]).fails_with(1, "nats:// is not built in");
+    Run::opor(["sync", &new, "nats://127.0.0.1/sync/garden"])
+        .fails_with(1, "ends with its name, as in nats://");
     Run::opor(["sync", &new, "ws://127.0.0.1/garden"]).fails_with(1, "ends with /sync/ROOM");
 }
 

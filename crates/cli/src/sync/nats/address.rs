@@ -42,6 +42,7 @@ impl Address {
             Some((userinfo, host)) => (Some(userinfo), host),
             None => (None, authority),
         };
+        ensure!(!host.contains('/'), wanted());
         let is_host = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
         ensure!(!host.is_empty() && host.chars().all(is_host), "the address names no host");
         let options = match (userinfo, token) {
