@@ -48,7 +48,7 @@ pub(crate) async fn carry(
     ending: Arc<Ending>,
     flow: Arc<Flow>,
 ) {
-    let Wire { broker, breaks, inbox, ours, theirs, keepalive } = wire;
+    let Wire { broker, breaks, mut inbox, ours, theirs, keepalive } = wire;
     let mut out = Out { broker, ours, theirs, number: 0 };
     let mut breaking = out.broker.breaks();
     let mut commands = commands;
@@ -58,7 +58,7 @@ pub(crate) async fn carry(
             ending.lose(error.clone());
             error
         };
-        let reading = async { read_all(inbox, &give, &ending, &flow).await.map_err(note) };
+        let reading = async { read_all(&mut inbox, &give, &ending, &flow).await.map_err(note) };
         let writing =
             async { write_all(&mut out, &mut commands, &ending, &flow, keepalive).await.map_err(note) };
         let left = async { Err(note(left(&give, &ending).await)) };
@@ -82,11 +82,13 @@ pub(crate) async fn carry(
     };
     // Told as far as the broker still listens; the link has ended either way.
     let _ = timeout(FAREWELL, farewell).await;
+    // Not before the broker has our last word: whoever says something in between would be told that nobody is here.
+    drop(inbox);
 }
 
 /// Reads until the peer has closed.
 async fn read_all(
-    mut inbox: Subscriber,
+    inbox: &mut Subscriber,
     give: &mpsc::UnboundedSender<Received>,
     ending: &Ending,
     flow: &Flow,
