@@ -7,6 +7,7 @@ mod constraints;
 mod convergence;
 mod deviations;
 mod faults;
+mod feed;
 mod golden;
 mod histories;
 mod hostile;

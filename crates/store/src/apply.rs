@@ -225,6 +225,7 @@ impl Engine {
         }
         let newest = changeset.validate(&Limits::default())?;
         self.enlist()?;
+        self.record_merge(options.cursor.as_ref().map(|(peer, _)| *peer));
         self.replay()?;
         if options.from_aware && !changeset.is_empty() {
             self.check_aware(options)?;

@@ -5,7 +5,7 @@
 
 mod refresh;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
 use opor_core::{ClockDrift, EqualValues, Hlc, HybridClock, SiteId};
@@ -16,6 +16,7 @@ use crate::block::{CellClock, Group};
 use crate::catalog::{Catalog, ColumnChange, Table};
 use crate::clocks::{Clocks, block_of};
 use crate::colset::ColSet;
+use crate::feed::{Origin, Recorder};
 use crate::hook::Assignable;
 use crate::meta::{self, Meta};
 use crate::notes::{MergeOp, Note, Notes};
@@ -76,6 +77,8 @@ pub(crate) struct Engine {
     header_before: Cell<Option<WalHeader>>,
     /// The header at the first write of the open transaction, under the write lock.
     header_at_enlist: Cell<Option<WalHeader>>,
+    /// Notes what changes for the feeds of a handle.
+    pub(crate) recorder: OnceCell<Recorder>,
     /// The table that the hook saw last, for the name that SQLite gave, and the catalog it is from.
     last_written: RefCell<Option<LastWritten>>,
     /// The first fault of a hook, which has no way to say so: it fails the commit.
@@ -175,6 +178,7 @@ impl Engine {
             seen_header: Cell::new(None),
             header_before: Cell::new(None),
             header_at_enlist: Cell::new(None),
+            recorder: OnceCell::new(),
             last_written: RefCell::new(None),
             fault: RefCell::new(None),
             rows_impacted: Cell::new(0),
@@ -264,6 +268,9 @@ impl Engine {
             Ok::<_, Error>(version)
         })?;
         self.enlisted.set(true);
+        if let Some(recorder) = self.recorder.get() {
+            recorder.enlisted();
+        }
         self.find_wal_index();
         self.header_at_enlist.set(self.header());
         self.refresh_behind(self.header_at_enlist.get(), Some(version))?;
@@ -602,11 +609,37 @@ impl Engine {
             self.seen_header.set(Some(now));
         }
         self.end_transaction();
+        self.record_committed();
+    }
+
+    /// The pages of a commit are about to be written, under the write lock.
+    pub(crate) fn record_committing(&self) {
+        if let Some(recorder) = self.recorder.get() {
+            self.find_wal_index();
+            recorder.committing(self.db, self.header());
+        }
+    }
+
+    /// If a commit was made and the feeds have not been told, tells them.
+    pub(crate) fn record_committed(&self) {
+        if let Some(recorder) = self.recorder.get() {
+            recorder.publish(self.db, self.header());
+        }
+    }
+
+    /// The open transaction merges what a peer sent.
+    pub(crate) fn record_merge(&self, peer: Option<SiteId>) {
+        if let Some(recorder) = self.recorder.get() {
+            recorder.merges(peer.map_or(Origin::Mixed, Origin::Peer));
+        }
     }
 
     /// The open transaction was rolled back, whether it had written anything or not.
     pub(crate) fn forget_promise(&self) {
         self.pending.set(0);
+        if let Some(recorder) = self.recorder.get() {
+            recorder.rolled_back();
+        }
     }
 
     /// `xRollback`: nothing happened.
@@ -639,13 +672,22 @@ impl Engine {
 
     pub(crate) fn savepoint(&self, level: i32) {
         self.notes.borrow_mut().mark(level);
+        if let Some(recorder) = self.recorder.get() {
+            recorder.savepoint(level);
+        }
     }
 
     pub(crate) fn release(&self, level: i32) {
         self.notes.borrow_mut().release(level);
+        if let Some(recorder) = self.recorder.get() {
+            recorder.release(level);
+        }
     }
 
     pub(crate) fn rollback_to(&self, level: i32) {
+        if let Some(recorder) = self.recorder.get() {
+            recorder.rollback_to(level);
+        }
         let catalog = self.catalog.borrow().clone();
         let undone = self.notes.borrow_mut().rollback_to(level, |note| seqs_of(&catalog, note));
         let baked = self.notes.borrow().baked > 0;

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use async_channel::{Receiver, Sender, bounded};
 use opor_core::DbVersion;
 
+use crate::feed::{CommitSeq, Feeds, RowFeed};
 use crate::options::OpenOptions;
 use crate::store::{OpenError, Store};
 
@@ -62,6 +63,7 @@ pub struct StoreHandle {
     writer: Sender<Job>,
     readers: Sender<Job>,
     watchers: Watchers,
+    feeds: Arc<Feeds>,
     threads: Arc<Threads>,
     file: Arc<(PathBuf, OpenOptions)>,
 }
@@ -127,6 +129,8 @@ impl StoreHandle {
         let path = path.as_ref();
         // The writer comes first: it makes the file and the tables that readers expect.
         let mut stores = vec![options.open(path)?];
+        let feeds = Arc::new(Feeds::default());
+        stores[0].record_for(feeds.clone());
         for _ in 0..readers.max(1) {
             stores.push(options.clone().read_only(true).open(path)?);
         }
@@ -139,7 +143,7 @@ impl StoreHandle {
             .map(|(i, store)| {
                 let (name, jobs) = if i == 0 { ("opor-writer", &writes) } else { ("opor-reader", &reads) };
                 let jobs = jobs.clone();
-                let watchers = (i == 0).then(|| watchers.clone());
+                let watchers = (i == 0).then(|| (watchers.clone(), feeds.clone()));
                 thread::Builder::new()
                     .name(name.to_owned())
                     .spawn(move || work(store, &jobs, watchers.as_ref()))
@@ -148,7 +152,7 @@ impl StoreHandle {
         let threads = threads.map_err(|error| OpenError::Thread { source: error })?;
         let threads = Arc::new(Threads(Mutex::new(threads)));
         let file = Arc::new((path.to_owned(), options.clone()));
-        Ok(Self { writer, readers: sender, watchers, threads, file })
+        Ok(Self { writer, readers: sender, watchers, feeds, threads, file })
     }
 
     /// The file, as it was named.
@@ -168,6 +172,20 @@ impl StoreHandle {
     #[must_use]
     pub fn commits(&self) -> Commits {
         self.watchers.add()
+    }
+
+    /// Tells which rows each commit changes from now on, in whatever table, replicated or not; what other processes commit it
+    /// notices, too. Any number of feeds may be open.
+    #[must_use]
+    pub fn row_feed(&self) -> RowFeed {
+        RowFeed::new(self.feeds.clone())
+    }
+
+    /// The last commit that the writer has made, and that everybody can see. Asked after a [`write`](Self::write) has
+    /// returned, it is that write's or a later one.
+    #[must_use]
+    pub fn commit_seq(&self) -> CommitSeq {
+        self.feeds.seq()
     }
 
     /// Runs a job on the writer's thread and waits for its answer.
@@ -248,14 +266,17 @@ async fn run<T: Send + 'static>(
 ) -> Result<T, HandleError> {
     let (answer, answered) = bounded(1);
     let job: Job = Box::new(move |store| {
+        let done = job(store);
+        // Who gets the answer may ask for the commit at once, also when SQLite called nobody back for it: for DDL it does not.
+        store.engine.record_committed();
         // Nobody may be waiting any more; the job is done all the same.
-        let _ = answer.try_send(job(store));
+        let _ = answer.try_send(done);
     });
     queue.send(job).await.map_err(|_| HandleError::Closed)?;
     answered.recv().await.map_err(|_| HandleError::Panicked)
 }
 
-fn work(mut store: Store, jobs: &Receiver<Job>, watchers: Option<&Watchers>) {
+fn work(mut store: Store, jobs: &Receiver<Job>, watchers: Option<&(Watchers, Arc<Feeds>)>) {
     let mut told = store.engine.db_version();
     while let Ok(job) = jobs.recv_blocking() {
         let panicked = catch_unwind(AssertUnwindSafe(|| job(&mut store))).is_err();
@@ -265,14 +286,16 @@ fn work(mut store: Store, jobs: &Receiver<Job>, watchers: Option<&Watchers>) {
         }
         // The job may have made what something in quarantine was waiting for. A busy file is tried again after the next.
         let _ = store.engine.settle_after_ddl();
+        store.engine.record_committed();
         let version = store.engine.db_version();
         if version != std::mem::replace(&mut told, version)
-            && let Some(watchers) = watchers
+            && let Some((watchers, _)) = watchers
         {
             watchers.tell(DbVersion(version));
         }
     }
-    if let Some(watchers) = watchers {
+    if let Some((watchers, feeds)) = watchers {
         watchers.close();
+        feeds.close();
     }
 }

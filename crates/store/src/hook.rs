@@ -128,16 +128,24 @@ unsafe extern "C" fn on_change(
 ) {
     // SAFETY: `install` was given an engine that outlives the connection.
     let engine = unsafe { &*engine.cast::<Engine>() };
-    if !engine.captures() {
+    let (captures, recorder) = (engine.captures(), engine.recorder.get());
+    if !captures && recorder.is_none() {
         return;
     }
     // SAFETY: SQLite hands over NUL-terminated names.
     let (database, name) = unsafe { (CStr::from_ptr(database), CStr::from_ptr(table)) };
-    if database != c"main" || name.to_bytes().starts_with(b"opor_") {
+    if database != c"main" {
         return;
     }
-    if let Err(fault) = on_write(engine, op, name, old_row, new_row) {
+    if captures
+        && !name.to_bytes().starts_with(b"opor_")
+        && let Err(fault) = on_write(engine, op, name, old_row, new_row)
+    {
         engine.fault.borrow_mut().get_or_insert(fault);
+    }
+    // By now SQLite calls back when savepoints are rolled back.
+    if let Some(recorder) = recorder {
+        recorder.row(engine, op, name, old_row, new_row);
     }
 }
 

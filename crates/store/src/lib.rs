@@ -23,6 +23,7 @@ mod conflict;
 mod conflicts_vtab;
 mod cursor;
 mod engine;
+mod feed;
 mod forced;
 mod functions;
 mod gap;
@@ -30,6 +31,7 @@ mod handle;
 mod hook;
 mod horizon;
 mod journal;
+mod lives;
 mod merge;
 mod meta;
 mod notes;
@@ -57,6 +59,10 @@ pub use apply::{ApplyError, ApplyOptions, ApplyReport, MergeEvent, MergeEventKin
 pub use compact::{CompactError, CompactOptions, CompactReport};
 pub use conflict::{Conflict, ConflictKind};
 pub use cursor::{Cursor, CursorError};
+pub use feed::{
+    Beyond, Changes, ColumnMask, CommitSeq, FeedWaker, Image, Interest, Origin, ROWS_WAITING_MAX, RowChange,
+    RowFeed, TableChanges, Woken,
+};
 pub use handle::{Commits, HandleError, StoreHandle};
 pub use options::{ClockPolicy, OpenOptions};
 pub use progress::{Phase, Progress, Watcher};

@@ -39,8 +39,11 @@ pub(crate) enum Note {
     Backfill { table: u32, rows: Rc<BackfillRows> },
     /// A column that was renamed, for these rows.
     BackfillColumn { table: u32, bit: u32, rows: Rc<BackfillRows> },
-    /// Places in the commit that rolled back notes had used up.
+    /// Places in the commit that are used up without a write.
     SkipSeqs(u64),
+    /// What a `ROLLBACK TO` took back, for the places it had used up stay used: `places`, and one for each insert among
+    /// `writes` of a key that had been deleted before. That is known when it is replayed.
+    Undone { places: u64, writes: Rc<[Self]> },
     /// What a merge did to a row.
     Merge(Box<MergeOp>),
     /// The commit takes at least this version.
@@ -67,6 +70,19 @@ pub(crate) enum BackfillRows {
     Blocks(Vec<(i64, u32)>),
     /// The packed keys of a keyed table.
     Keys(Vec<Box<[u8]>>),
+}
+
+impl Note {
+    /// Whether how many places it takes depends on what was deleted before.
+    const fn inserts(&self) -> bool {
+        matches!(self, Self::Inserts { .. } | Self::Insert { .. } | Self::Undone { .. })
+    }
+
+    /// Whether it says that a row is there or gone.
+    const fn tells_of_lives(&self) -> bool {
+        let deletes = matches!(self, Self::Deletes { .. } | Self::Delete { .. });
+        self.inserts() || deletes || matches!(self, Self::Move { .. } | Self::Merge(_))
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -232,14 +248,19 @@ impl Notes {
             baked: 0,
         });
         self.marks.retain(|other| other.level <= level);
-        let skipped: u64 = self.log[mark.len..].iter().map(seqs).sum();
-        self.log.truncate(mark.len);
-        self.keys.truncate(mark.keys);
-        if skipped > 0 {
-            self.log.push(Note::SkipSeqs(skipped));
-            if let Some(own) = self.marks.iter_mut().rfind(|other| other.level == level) {
-                own.len = self.log.len();
+        let undone = self.log.split_off(mark.len);
+        let places: u64 = undone.iter().map(seqs).sum();
+        if undone.iter().any(Note::inserts) {
+            let writes = undone.into_iter().filter(Note::tells_of_lives).collect();
+            self.log.push(Note::Undone { places, writes });
+        } else {
+            self.keys.truncate(mark.keys);
+            if places > 0 {
+                self.log.push(Note::SkipSeqs(places));
             }
+        }
+        if let Some(own) = self.marks.iter_mut().rfind(|other| other.level == level) {
+            (own.len, own.keys) = (self.log.len(), self.keys.len());
         }
         let undone = self.replayed > mark.replayed;
         self.baked = mark.baked;

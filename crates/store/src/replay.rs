@@ -8,6 +8,7 @@ use crate::block::{BLOCK_SHIFT, Block, CellClock, Group};
 use crate::catalog::{Catalog, Table};
 use crate::clocks::{BlockId, Clocks, Staged};
 use crate::colset::ColSet;
+use crate::lives::Lives;
 use crate::notes::{BackfillRows, MergeOp, Note, Notes};
 use crate::tombs::Tomb;
 
@@ -49,7 +50,7 @@ impl Numbering {
     }
 }
 
-/// How many places in the commit a note uses up, as near as can be told without the clocks.
+/// How many places in the commit a note uses up, but for those of sentinels of rows that were deleted before.
 pub(crate) fn seqs_of(catalog: &Catalog, note: &Note) -> u64 {
     let width = |id: u32| catalog.table_by_id(id).map_or(0, |table| u64::from(table.all.len()));
     match note {
@@ -61,6 +62,7 @@ pub(crate) fn seqs_of(catalog: &Catalog, note: &Note) -> u64 {
         Note::Replace { table, .. } => 1 + width(*table),
         Note::Move { cols, .. } => 2 + u64::from(cols.len()),
         Note::SkipSeqs(seqs) => *seqs,
+        Note::Undone { places, .. } => *places,
         Note::Relocate { cols, .. } => u64::from(cols.len()),
         Note::Backfill { .. } | Note::BackfillColumn { .. } | Note::Merge(_) | Note::AtLeast(_) => 0,
     }
@@ -78,7 +80,7 @@ impl Replay<'_> {
     pub(crate) fn note(&mut self, notes: &Notes, note: &Note) -> Result<(), Error> {
         self.play(notes, note)?;
         let used = match note {
-            Note::SkipSeqs(_) | Note::AtLeast(_) => 0,
+            Note::SkipSeqs(_) | Note::Undone { .. } | Note::AtLeast(_) => 0,
             Note::BackfillColumn { .. } => self.renamed_dv(),
             _ => self.numbering.dv,
         };
@@ -146,6 +148,11 @@ impl Replay<'_> {
                 self.numbering.seq += seqs;
                 Ok(())
             }
+            Note::Undone { places, writes } => {
+                let sentinels = Lives::default().sentinels(self, notes, writes)?;
+                self.numbering.seq += places + sentinels;
+                Ok(())
+            }
             Note::AtLeast(dv) => {
                 self.numbering.dv = self.numbering.dv.max(*dv);
                 Ok(())
@@ -155,7 +162,7 @@ impl Replay<'_> {
     }
 
     /// A table that was dropped later in the transaction has no clocks to keep.
-    fn table(&self, id: u32) -> Option<Rc<Table>> {
+    pub(crate) fn table(&self, id: u32) -> Option<Rc<Table>> {
         self.catalog.table_by_id(id).cloned()
     }
 

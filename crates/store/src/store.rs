@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use opor_core::{Changeset, DbVersion, SiteId};
 use rusqlite::{Connection, Error, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
@@ -11,6 +12,7 @@ use rusqlite::{Connection, Error, ErrorCode, OpenFlags, Transaction, Transaction
 use crate::apply::{ApplyError, ApplyOptions, ApplyReport};
 use crate::cursor::Cursor;
 use crate::engine::Engine;
+use crate::feed::{self, Feeds};
 use crate::merge::MergeSql;
 use crate::options::{ClockPolicy, OpenOptions};
 use crate::progress::{Phase, Reporter, Watcher};
@@ -297,6 +299,18 @@ impl Store {
                 db.exec("ROLLBACK")?;
                 Err(error)
             }
+        }
+    }
+
+    /// Notes for these feeds what is written on this connection from now on.
+    #[expect(
+        unsafe_code,
+        reason = "the hook is given the engine, which is boxed and outlives the connection"
+    )]
+    pub(crate) fn record_for(&self, feeds: Arc<Feeds>) {
+        if self.engine.recorder.set(feed::Recorder::new(feeds)).is_ok() {
+            // SAFETY: the engine is boxed, and dropped after the connection is closed.
+            unsafe { feed::install(self.engine.db, &raw const *self.engine) };
         }
     }
 

@@ -67,6 +67,26 @@ impl Engine {
         unsafe { index.header() }
     }
 
+    /// The header, for somebody who looks whether another connection has committed; `None` where there is none.
+    pub(crate) fn look_at_header(&self) -> Option<WalHeader> {
+        self.find_wal_index();
+        self.header()
+    }
+
+    /// Begins a read transaction, and tells the header of its snapshot: `None` when there is none, or somebody committed in
+    /// the same moment.
+    pub(crate) fn begin_at(&self) -> Result<Option<WalHeader>, Error> {
+        let before = self.look_at_header();
+        self.db.exec("BEGIN")?;
+        // The snapshot is taken by the first read, and this is the cheapest.
+        let read = self.sql.borrow_mut().as_mut().map(EngineSql::read_schema_version).transpose();
+        if let Err(error) = read {
+            self.db.exec("ROLLBACK")?;
+            return Err(error);
+        }
+        Ok(before.filter(|before| self.header() == Some(*before)))
+    }
+
     pub(super) fn header_is_seen(&self) -> bool {
         self.seen_header.get().is_some_and(|seen| self.header() == Some(seen))
     }
