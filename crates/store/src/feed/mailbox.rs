@@ -166,7 +166,10 @@ struct State {
     taken_at: Option<WalHeader>,
     /// A commit may be visible that has not been published.
     in_flight: bool,
+    /// Something has been published that was not taken.
     called: bool,
+    /// Somebody wants the reader to look up. Only the wait that it ends resets it: what it is about is not in here.
+    woken: bool,
     closed: bool,
 }
 
@@ -180,7 +183,7 @@ impl State {
 
 impl Mailbox {
     pub(crate) fn wake(&self) {
-        self.lock().called = true;
+        self.lock().woken = true;
         self.ready.notify_all();
     }
 
@@ -193,10 +196,10 @@ impl Mailbox {
     }
 
     pub(crate) fn wait(&self, limit: Duration) -> Woken {
-        let waits = |state: &mut State| !state.called && !state.closed;
+        let waits = |state: &mut State| !state.called && !state.woken && !state.closed;
         let waited = self.ready.wait_timeout_while(self.lock(), limit, waits);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if std::mem::take(&mut state.called) {
+        if std::mem::take(&mut state.woken) | state.called {
             return Woken::Called;
         }
         if state.closed { Woken::Closed } else { Woken::TimedOut }

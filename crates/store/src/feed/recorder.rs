@@ -46,8 +46,15 @@ struct Log {
     marks: Vec<(i32, usize)>,
     /// The length at which SQLite began to call back for savepoints.
     enlisted_at: Option<usize>,
-    /// The name that SQLite gave last, and its table.
-    last: Option<(*const u8, Box<[u8]>, Option<usize>)>,
+    last: Option<LastNamed>,
+}
+
+/// The name that SQLite gave last, and where its table is if it is watched.
+#[derive(Debug)]
+struct LastNamed {
+    address: *const u8,
+    name: Box<[u8]>,
+    table: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -208,11 +215,11 @@ impl Log {
     /// The place in `tables` of a table that is watched.
     fn table(&mut self, watch: &Watch, name: &CStr) -> Option<usize> {
         let bytes = name.to_bytes();
-        if let Some((address, last, table)) = &self.last
-            && *address == bytes.as_ptr()
-            && **last == *bytes
+        if let Some(last) = &self.last
+            && last.address == bytes.as_ptr()
+            && *last.name == *bytes
         {
-            return *table;
+            return last.table;
         }
         let known = std::str::from_utf8(bytes).ok().and_then(|name| watch.tables.get_key_value(name));
         let table = known.map(|(name, _)| {
@@ -221,7 +228,7 @@ impl Log {
                 self.tables.len() - 1
             })
         });
-        self.last = Some((bytes.as_ptr(), bytes.into(), table));
+        self.last = Some(LastNamed { address: bytes.as_ptr(), name: bytes.into(), table });
         table
     }
 
@@ -280,7 +287,7 @@ impl Write {
         if blob_column >= 0 {
             let mut columns = ColumnMask::default();
             columns.insert(blob_column as usize);
-            return interest.columns.intersects(columns).then(|| RowChange {
+            return interest.columns.intersects(columns).then_some(RowChange {
                 old: Some(self.old_row),
                 new: Some(self.old_row),
                 columns,

@@ -1,0 +1,30 @@
+//! How live queries are kept.
+
+use std::time::Duration;
+
+/// How live queries are kept; see [`Live::start_with`](crate::Live::start_with).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveOptions {
+    /// The most rows of one result; a query with more has an error in place of a result. 1,000,000 by default: past that a
+    /// result does not fit in the memory of a small device.
+    pub rows_max: usize,
+    /// How often it is looked whether another process, or another connection, has committed. 20 ms by default; a look takes less than
+    /// a microsecond. Commits of the same handle are told at once.
+    pub look_for_others: Duration,
+    /// Prepared statements that are kept: as many different texts of queries run without being prepared anew. 256 by default.
+    pub statements_held: usize,
+    /// In every so many turns, run one query for which nothing is thought to have changed, and count whether that was right. 0 by
+    /// default: never. For those who would rather know.
+    pub check_one_in: u32,
+}
+
+impl Default for LiveOptions {
+    fn default() -> Self {
+        Self {
+            rows_max: 1_000_000,
+            look_for_others: Duration::from_millis(20),
+            statements_held: 256,
+            check_one_in: 0,
+        }
+    }
+}

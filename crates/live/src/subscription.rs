@@ -1,0 +1,242 @@
+//! A query that stays current, as those who subscribed see it.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use futures_util::stream::{self, BoxStream, StreamExt};
+use opor_store::{CommitSeq, Origin};
+use serde::de::DeserializeOwned;
+
+use crate::diff::{Edit, edits};
+use crate::error::LiveError;
+use crate::live::Desk;
+use crate::result::{Key, ResultSet, Row};
+use crate::row;
+use crate::shared::Shared;
+use crate::worker::Command;
+
+/// A result as it was after one commit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot<T> {
+    /// Its rows, in the order of the query.
+    pub rows: Vec<T>,
+    /// The commit at which the result became this.
+    pub seq: CommitSeq,
+    /// Who made that commit; `None` for the first result.
+    pub origin: Option<Origin>,
+    /// Stands for this result.
+    pub token: ResumeToken,
+}
+
+/// What leads from one result to a later one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Diff<T> {
+    /// The steps, in their order; see [`Edit`].
+    pub edits: Vec<Edit<T>>,
+    /// The commit at which the result became the later one.
+    pub seq: CommitSeq,
+    /// Who made that commit; `None` for the first result. When several commits lie between, it is that of the last that changed
+    /// the result.
+    pub origin: Option<Origin>,
+    /// Stands for the later result.
+    pub token: ResumeToken,
+}
+
+/// Stands for one result of one query, as long as somebody is subscribed to it; see [`Subscription::diffs_from`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ResumeToken {
+    query: u64,
+    version: u64,
+}
+
+/// What a user interface shows of a query; see [`Query::states`](crate::Query::states).
+#[derive(Clone, Debug, PartialEq)]
+pub struct LiveState<T> {
+    /// The last rows there were.
+    pub data: Option<Arc<Vec<T>>>,
+    /// Why there are none, or none that are current.
+    pub error: Option<LiveError>,
+    /// Nothing has come yet.
+    pub loading: bool,
+}
+
+/// A query that stays current until this is dropped, with all streams made from it.
+#[derive(Debug)]
+pub struct Subscription<T> {
+    lease: Arc<Lease>,
+    rows: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for Subscription<T> {
+    fn clone(&self) -> Self {
+        Self { lease: self.lease.clone(), rows: PhantomData }
+    }
+}
+
+/// Keeps a query.
+#[derive(Debug)]
+struct Lease {
+    desk: Arc<Desk>,
+    /// Always there until the lease is dropped.
+    shared: Option<Arc<Shared>>,
+    key: Vec<String>,
+}
+
+impl Lease {
+    fn shared(&self) -> &Arc<Shared> {
+        self.shared.as_ref().expect("a query is let go of only when its lease is dropped")
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // First the query, so that the thread sees whether this was the last.
+        if let Some(query) = self.shared.take().map(|shared| shared.id) {
+            self.desk.ask(Command::Released { query });
+        }
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static> Subscription<T> {
+    pub(crate) fn new(desk: Arc<Desk>, shared: Arc<Shared>, key: Vec<String>) -> Self {
+        Self { lease: Arc::new(Lease { desk, shared: Some(shared), key }), rows: PhantomData }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        self.lease.shared()
+    }
+
+    pub(crate) fn key_columns(&self) -> &[String] {
+        &self.lease.key
+    }
+
+    /// The result as it is now.
+    ///
+    /// # Errors
+    /// Why there is none at present; see [`LiveError`].
+    pub fn current(&self) -> Result<Snapshot<T>, LiveError> {
+        self.snapshot(&*self.shared().now().0?)
+    }
+
+    /// The result as it is now, in values of SQLite, with the names of its columns.
+    ///
+    /// # Errors
+    /// Why there is none at present; see [`LiveError`].
+    pub fn current_values(&self) -> Result<(Arc<[String]>, Vec<Row>), LiveError> {
+        let result = self.shared().now().0?;
+        Ok((result.columns.clone(), result.rows.clone()))
+    }
+
+    /// The result as it is now, and then whenever it is another. Who is slow misses what lies between, never the last.
+    ///
+    /// An error is told, and the stream goes on: the query may have a result again. It ends when the database is closed.
+    #[must_use]
+    pub fn snapshots(&self) -> BoxStream<'static, Result<Snapshot<T>, LiveError>> {
+        let subscription = self.clone();
+        stream::unfold((subscription, 0), |(subscription, turn)| async move {
+            let (outcome, turn) = subscription.shared().after(turn).await;
+            let item = match outcome {
+                Err(LiveError::Closed) => return None,
+                outcome => outcome.and_then(|result| subscription.snapshot(&result)),
+            };
+            Some((item, (subscription, turn)))
+        })
+        .boxed()
+    }
+
+    /// What changes: first the result as it is now, as an [`Edit::Reset`], and then the steps to the next. Who is slow gets one
+    /// diff for all that happened meanwhile; no more than two results are kept for it.
+    ///
+    /// An error is told, and the next diff leads from the last result before it. The stream ends when the database is closed.
+    #[must_use]
+    pub fn diffs(&self) -> BoxStream<'static, Result<Diff<T>, LiveError>> {
+        self.follow(None, 0)
+    }
+
+    /// As [`diffs`](Self::diffs), for somebody who has the result that a token stands for: if it is still the one, the stream
+    /// begins with the next change, and otherwise anew.
+    #[must_use]
+    pub fn diffs_from(&self, token: ResumeToken) -> BoxStream<'static, Result<Diff<T>, LiveError>> {
+        let (outcome, turn) = self.shared().now();
+        match outcome {
+            Ok(result) if self.token(&result) == token => self.follow(Some(result), turn),
+            _ => self.diffs(),
+        }
+    }
+
+    fn follow(
+        &self,
+        last: Option<Arc<ResultSet>>,
+        turn: u64,
+    ) -> BoxStream<'static, Result<Diff<T>, LiveError>> {
+        let subscription = self.clone();
+        stream::unfold((subscription, last, turn), |(subscription, last, turn)| async move {
+            let (outcome, turn) = subscription.shared().after(turn).await;
+            let result = match outcome {
+                Ok(result) => result,
+                Err(LiveError::Closed) => return None,
+                Err(error) => return Some((Err(error), (subscription, last, turn))),
+            };
+            match subscription.diff(last.as_deref(), &result) {
+                Ok(diff) => Some((Ok(diff), (subscription, Some(result), turn))),
+                Err(error) => Some((Err(error), (subscription, last, turn))),
+            }
+        })
+        .boxed()
+    }
+
+    /// Runs the query anew, although nothing has changed for it as far as opor knows.
+    pub fn refetch(&self) {
+        self.lease.desk.ask(Command::Refetch { query: self.shared().id });
+    }
+
+    /// Waits until the result is another than that of a token. Cheaper than a stream for those who only want to look.
+    ///
+    /// # Errors
+    /// [`LiveError::Closed`].
+    ///
+    /// # Cancel safety
+    /// Safe: it only waits.
+    pub async fn changed(&self, since: ResumeToken) -> Result<(), LiveError> {
+        let mut seen = 0;
+        loop {
+            let (outcome, turn) = self.shared().after(seen).await;
+            match outcome {
+                Err(LiveError::Closed) => return Err(LiveError::Closed),
+                Ok(result) if self.token(&result) == since => seen = turn,
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn token(&self, result: &ResultSet) -> ResumeToken {
+        ResumeToken { query: self.shared().id.0, version: result.version }
+    }
+
+    fn snapshot(&self, result: &ResultSet) -> Result<Snapshot<T>, LiveError> {
+        Key::named(self.key_columns(), &result.columns)?.check(&result.rows)?;
+        let rows = result.rows.iter().enumerate().map(|(at, row)| row::read(at, row, &result.columns));
+        Ok(Snapshot {
+            rows: rows.collect::<Result<_, _>>()?,
+            seq: result.seq,
+            origin: result.origin,
+            token: self.token(result),
+        })
+    }
+
+    fn diff(&self, last: Option<&ResultSet>, result: &ResultSet) -> Result<Diff<T>, LiveError> {
+        let key = Key::named(self.key_columns(), &result.columns)?;
+        key.check(&result.rows)?;
+        let edits = match last.filter(|last| last.columns == result.columns) {
+            Some(last) => edits(last, result, &key),
+            None => vec![Edit::Reset { rows: result.rows.clone() }],
+        };
+        let read = |at: usize, row: Row| row::read(at, &row, &result.columns);
+        Ok(Diff {
+            edits: edits.into_iter().map(|edit| edit.try_map(&read)).collect::<Result<_, _>>()?,
+            seq: result.seq,
+            origin: result.origin,
+            token: self.token(result),
+        })
+    }
+}
