@@ -55,8 +55,7 @@ pub(crate) struct Merged {
 
 impl Merged {
     fn new(report: &ApplyReport) -> Self {
-        let is_echo = report.rows_brought_back == 0 && report.released == 0;
-        Self { version: report.db_version, echo: report.db_version.filter(|_| is_echo) }
+        Self { version: report.db_version, echo: report.db_version.filter(|_| report.is_echo()) }
     }
 }
 
@@ -119,13 +118,14 @@ pub(crate) fn is_aware(store: &Store, peer: SiteId) -> bool {
 
 fn read(stores: &mut Stores, wanted: &Wanted, judge: bool) -> (Found, bool) {
     let found = match wanted {
-        Wanted::Log { cursor, changes_max, echoes, compress } => {
+        Wanted::Log { cursor, changes_max, echoes, compress, standoff } => {
             // What the peer took for a cursor of this store may be none.
             let Some(mut cursor) = cursor.as_ref().map_or(Some(StoreCursor::start()), of_store) else {
                 return (Found::Behind, true);
             };
             let is_start = cursor == StoreCursor::start();
-            if judge && is_start && stores.reader.horizon().expect("the horizon reads").0 > 0 {
+            let horizon = stores.reader.horizon().expect("the horizon reads");
+            if *standoff && cursor.base < horizon || judge && is_start && horizon.0 > 0 {
                 return (Found::Behind, false);
             }
             if !is_start && !cursor.is_partial() {

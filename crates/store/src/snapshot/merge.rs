@@ -99,12 +99,12 @@ impl Store {
         let source = check::open(&image.path, &OpenOptions::new()).map_err(RestoreError::Open)?;
         self.engine.look_around()?;
         let merged = self.merging(true, || {
-            let mut report = self.merge_pieces(&source, reporter)?;
+            let held = self.known_to_sender(image, held)?;
+            let mut report = self.meet_unheard(&source, &image.manifest, held, reporter)?;
+            report.add(self.merge_pieces(&source, reporter)?);
             report.add(self.follow_forgotten(&source, image, held, reporter)?);
             self.engine.uncaptured(|| self.take_over_cut(&source).and_then(|()| self.move_cursor(image)))?;
-            // What was brought back is news to the sender, and what had waited here for its table may be.
-            let is_its_own = report.rows_brought_back == 0 && report.released == 0;
-            if let Some(version) = report.db_version.filter(|_| is_its_own) {
+            if let Some(version) = report.db_version.filter(|_| report.is_echo()) {
                 let sender = image.manifest.site;
                 self.engine.uncaptured(|| meta::note_sent(self.engine.db, sender, version.0))?;
             }
