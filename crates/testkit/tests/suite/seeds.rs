@@ -8,7 +8,7 @@ const OPERATIONS: u64 = 100_000;
 const SHRINK_RUNS: usize = 300;
 
 /// What must have happened: a run in which it did not proves little.
-const SOMETIMES: [&str; 32] = [
+const SOMETIMES: [&str; 34] = [
     "transaction",
     "transaction rolled back",
     "merge",
@@ -31,9 +31,11 @@ const SOMETIMES: [&str; 32] = [
     "deletes forgotten",
     "behind the horizon",
     "peer held",
+    "both held",
     "piece of a snapshot",
     "snapshot installed",
     "snapshot carried",
+    "snapshot of one that is behind",
     "ended: clock too far ahead",
     "ended: frames out of order",
     "ended: link closed",
