@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::Message;
 use futures_util::StreamExt as _;
 use opor_core::{Breach, Changeset, DbVersion, DecodeLimits, InvalidChange, SiteId};
-use opor_store::{ApplyError, ApplyOptions, ApplyReport, Store};
+use opor_store::{ApplyError, ApplyOptions, Store};
 use opor_transport_traits::Bytes;
 use tokio::time::{Instant, sleep};
 
