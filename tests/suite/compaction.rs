@@ -496,6 +496,90 @@ fn rows_of_a_sender_that_missed_forgotten_deletes_come_back_for_everybody() {
     }
 }
 
+/// The desk has forgotten that it deleted the row twice. So the third, which knew only its first life, has a tombstone of that.
+#[test]
+fn a_key_begins_past_deletes_that_only_others_remember() {
+    let folder = Folder::new();
+    let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+    let mut stores = [0xa, 0xb, 0xc].map(|byte| wound(&folder, byte, &wall));
+    exec(&stores[0], "INSERT INTO todos VALUES ('key', 1, 0), ('other', 2, 0)");
+    sync_all(&mut stores);
+    let [desk, phone, late] = &mut stores;
+    exec(desk, "DELETE FROM todos WHERE id = 'key'");
+    exec(desk, "INSERT INTO todos VALUES ('key', 2, 0)");
+    exec(desk, "DELETE FROM todos WHERE id = 'key'");
+    exec(desk, "UPDATE todos SET done = 1");
+    sync(phone, desk);
+    wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
+    assert_eq!(desk.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 1);
+    let options = OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
+    let snapshot = desk.snapshot().expect("a snapshot");
+    let report = late.merge_snapshot(&image(&snapshot, &folder.file("c.db"), &options)).expect("merged");
+    assert_eq!(report.rows_deleted, 1);
+    exec(late, "INSERT INTO todos VALUES ('key', 3, 0)");
+    sync(desk, late);
+    sync(phone, desk);
+    let first = living(&stores[0]);
+    for store in &stores {
+        assert_eq!(lines(store, "SELECT id, title FROM todos ORDER BY id"), ["key|3", "other|2"]);
+        assert_eq!(living(store), first);
+    }
+}
+
+/// In a session the sender decides, when it merges a snapshot of the other: it knows what it wrote meanwhile.
+#[test]
+fn rows_of_a_peer_that_missed_forgotten_deletes_are_left_to_the_peer() {
+    let folder = Folder::new();
+    let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+    let mut stores = [0xa, 0xb, 0xc].map(|byte| wound(&folder, byte, &wall));
+    exec(
+        &stores[0],
+        "INSERT INTO todos VALUES ('gone', 1, 0), ('edited', 2, 0), ('later', 3, 0), ('kept', 4, 0)",
+    );
+    sync_all(&mut stores);
+    let [desk, phone, late] = &mut stores;
+    exec(desk, "DELETE FROM todos WHERE id <> 'kept'");
+    exec(desk, "UPDATE todos SET done = 1");
+    sync(phone, desk);
+    sync(desk, phone);
+    wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
+    assert_eq!(desk.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 3);
+    exec(
+        late,
+        "UPDATE todos SET done = 5 WHERE id = 'edited'; UPDATE todos SET title = 'mine' WHERE id = 'kept'",
+    );
+
+    let options = OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
+    let (cursor, snapshot) =
+        (desk.peer_cursor(late.site_id()).expect("read"), late.snapshot().expect("a snapshot"));
+    let of_late = image(&snapshot, &folder.file("a.db"), &options);
+    let report = desk.merge_snapshot_of_peer(&of_late, &mut |_| ControlFlow::Continue(())).expect("merged");
+    let counts = (report.rows_brought_back, report.rows_gone, report.rows_deleted);
+    assert_eq!(counts, (0, 0, 0));
+    assert!(report.rows_left_out >= 3, "{report:?}");
+    assert_eq!(lines(desk, "SELECT id, title FROM todos"), ["kept|mine"]);
+    assert_eq!(desk.peer_cursor(late.site_id()).expect("read"), cursor, "it does not have all of it");
+
+    // What the third writes before it hears of the deletes is not lost.
+    exec(late, "UPDATE todos SET done = 6 WHERE id IN ('edited', 'later')");
+    let snapshot = desk.snapshot().expect("a snapshot");
+    let of_desk = image(&snapshot, &folder.file("c.db"), &options);
+    let report = late.merge_snapshot_of_peer(&of_desk, &mut |_| ControlFlow::Continue(())).expect("merged");
+    assert_eq!((report.rows_brought_back, report.rows_deleted, report.rows_left_out), (2, 1, 0));
+    for _ in 0..2 {
+        for (target, source) in [(0, 2), (1, 0), (0, 1), (2, 0)] {
+            let [target, source] = stores.get_disjoint_mut([target, source]).expect("two stores");
+            sync(target, source);
+        }
+    }
+    let first = living(&stores[0]);
+    for store in &stores {
+        let rows = lines(store, "SELECT id, title, done FROM todos ORDER BY id");
+        assert_eq!(rows, ["edited|2|6", "kept|mine|1", "later|3|6"]);
+        assert_eq!(living(store), first);
+    }
+}
+
 /// What tells is whether the deletes were known when the image was made, and not whether they are known now.
 #[test]
 fn rows_of_a_sender_that_has_missed_nothing_stay_as_they_are() {

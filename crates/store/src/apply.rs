@@ -137,6 +137,9 @@ pub struct ApplyReport {
     /// Rows that the peer still has, and that were deleted and forgotten here: they are deleted again, for everybody. Only
     /// merging a snapshot finds such.
     pub rows_gone: usize,
+    /// Changes to rows that may have been deleted and forgotten here, and that were left to the peer to decide on; only
+    /// [`Store::merge_snapshot_of_peer`](crate::Store::merge_snapshot_of_peer) leaves any out.
+    pub rows_left_out: usize,
     /// The stored cursor says that all of it is held. Nothing of it was looked at, and the counts are 0.
     pub held: bool,
     /// The version the merge took here; `None` when it changed nothing.
@@ -363,6 +366,7 @@ impl ApplyReport {
         self.violations += piece.violations;
         self.rows_brought_back += piece.rows_brought_back;
         self.rows_gone += piece.rows_gone;
+        self.rows_left_out += piece.rows_left_out;
         self.db_version = self.db_version.max(piece.db_version);
         self.events.extend(piece.events);
     }

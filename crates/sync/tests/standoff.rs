@@ -3,7 +3,8 @@
 mod common;
 
 use opor_core::SiteId;
-use opor_sync::{Replicator, SyncEvent, SyncEvents};
+use opor_store::Store;
+use opor_sync::{Replicator, SyncEvent, SyncEvents, Timeouts};
 use opor_transport_memory::MemoryNetwork;
 
 use crate::common::{Replica, event, is_live};
@@ -40,6 +41,21 @@ async fn check_order(desk: (&Replica, &mut SyncEvents), phone: (&Replica, &mut S
     });
     assert_eq!(told.await, "it is acknowledged");
     assert_eq!(installed(greater.1).await, less);
+}
+
+/// Waits until one has pulled all that the other has committed. What is deleted after that was here.
+async fn has_pulled_all(replica: &Replica, events: &mut SyncEvents, peer: &Replica) {
+    let site = peer.site().await;
+    let pulled =
+        move |store: &Store| store.peer_cursor(site).expect("it reads").map_or(0, |cursor| cursor.base.0);
+    loop {
+        let version =
+            peer.store.read(Store::db_version).await.expect("the handle is open").expect("it reads");
+        if replica.store.read(pulled).await.expect("the handle is open") >= version.0 {
+            return;
+        }
+        event(events, |event| matches!(event, SyncEvent::Merged { .. }).then_some(())).await;
+    }
 }
 
 /// Neither has ever pulled from the other. A friend of the desk remembers a delete that the desk has forgotten.
@@ -85,7 +101,10 @@ async fn replicas_that_are_behind_each_other_get_in_step() {
     let (desk, friend, phone) = (Replica::new().await, Replica::new().await, Replica::new().await);
     let at_desk = listening(&desk, &network, "desk").await;
     let at_friend = linked(&friend, &network, "friend", "desk").await;
-    let at_phone = linked(&phone, &network, "phone", "desk").await;
+    // The phone tells at once that it has nothing else.
+    let timeouts = Timeouts { cursor_ms: 1, ..Timeouts::default() };
+    let at_phone = phone.sync().timeouts(timeouts).peer(network.dialer("phone", "desk")).start();
+    let (at_phone, mut desk_events) = (at_phone.await.expect("it starts"), at_desk.events());
     desk.write(ROWS).await;
     phone.write("INSERT INTO todos(id, title) VALUES (5, 'of the phone'), (6, 'too'), (7, 'more')").await;
     let all =
@@ -93,7 +112,7 @@ async fn replicas_that_are_behind_each_other_get_in_step() {
     for replica in [&desk, &phone, &friend] {
         replica.holds(&all).await;
     }
-    is_live(&at_phone.peers()[0]).await;
+    has_pulled_all(&desk, &mut desk_events, &phone).await;
     at_phone.stop().await;
 
     desk.write("DELETE FROM todos WHERE id IN (1, 2, 5)").await;
@@ -107,7 +126,6 @@ async fn replicas_that_are_behind_each_other_get_in_step() {
     phone.write("UPDATE todos SET title = 'oat milk' WHERE id = 1").await;
     phone.forget_deletes().await;
 
-    let mut desk_events = at_desk.events();
     let at_phone = linked(&phone, &network, "phone", "desk").await;
     check_order((&desk, &mut desk_events), (&phone, &mut at_phone.events())).await;
     let expected = [(1, "oat milk"), (4, "black tea"), (6, "two"), (7, "more")];

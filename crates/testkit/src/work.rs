@@ -1,6 +1,7 @@
 //! What sessions ask of the stores of a replica: the rules of a driver, one transaction each.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use opor_core::{Breach, Changeset, DbVersion, DecodeLimits, EncodeOptions, InvalidChange, SiteId};
 use opor_store::{
@@ -201,7 +202,7 @@ fn apply(node: &mut Node, peer: SiteId, work: Work) -> Result<Merged, Refused> {
             }
             node.partials.remove(&peer);
             let options = node.options().clone();
-            Ok(install(&mut running(node).writer, receiver, &options)?)
+            Ok(install(&mut running(node).writer, receiver, &options, true)?)
         }
     }
 }
@@ -210,9 +211,14 @@ fn install(
     store: &mut Store,
     receiver: SnapshotReceiver,
     options: &opor_store::OpenOptions,
+    of_peer: bool,
 ) -> Result<Merged, Rejection> {
     let image = receiver.finish(options).map_err(|error| refused_image(&error))?;
-    let merged = store.merge_snapshot(&image);
+    let merged = if of_peer {
+        store.merge_snapshot_of_peer(&image, &mut |_| ControlFlow::Continue(()))
+    } else {
+        store.merge_snapshot(&image)
+    };
     image.discard().expect("the file is removed");
     Ok(Merged::new(&merged.map_err(|error| refused_image(&error))?))
 }
@@ -228,7 +234,7 @@ pub(crate) fn carry_snapshot(source: &mut Stores, target: &mut Node) -> Result<O
         receiver.put(index, &chunk).expect("a sound chunk");
     }
     let options = target.options().clone();
-    Ok(install(&mut running(target).writer, receiver, &options)?.version)
+    Ok(install(&mut running(target).writer, receiver, &options, false)?.version)
 }
 
 fn merge(store: &mut Store, peer: SiteId, changeset: &[u8], cursor: &Cursor) -> Result<Merged, Refused> {

@@ -1,9 +1,11 @@
 //! Rows of a snapshot whose sender has not heard of deletes that were forgotten here: this replica has no row and no
 //! tombstone of them any more, and others may still have one.
 
+use std::collections::hash_map::Entry;
 use std::rc::Rc;
 
-use opor_core::Changeset;
+use opor_core::{Changeset, PackedKey};
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::forgotten::{cells_of, push};
 use super::manifest::Manifest;
@@ -16,23 +18,75 @@ use crate::progress::{Phase, Reporter};
 use crate::rows::{RowLookup, RowPlace, RowValues};
 use crate::store::Store;
 
+/// What becomes of such rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unheard {
+    /// The sender takes a snapshot of this replica later. It knows what was written to them since, so it decides; until then
+    /// they are left out.
+    Left,
+    /// Nobody else decides: each is deleted or comes back for everybody.
+    Judged,
+}
+
 impl Store {
+    /// A piece of the image without such rows, and how many changes to rows were left out.
+    pub(super) fn without_unheard(
+        &self,
+        changeset: Changeset,
+        lookups: &mut FxHashMap<u32, RowLookup>,
+    ) -> Result<(Changeset, usize), rusqlite::Error> {
+        let ours = self.engine.catalog.borrow().clone();
+        let cuts = self.engine.clocks.borrow().cut_lengths.clone();
+        let tables: Vec<_> = changeset.tables().iter().map(|table| ours.table(&table.name)).collect();
+        let mut left = FxHashSet::default();
+        for (at, row) in changeset.rows().iter().enumerate() {
+            let Some(table) = tables[row.table as usize] else { continue };
+            let cut = cuts.get(&table.id).copied().unwrap_or(0);
+            if row.cl.0.is_multiple_of(2) || row.cl.0 > cut || !table.fits(&row.key) {
+                continue;
+            }
+            let lookup = match lookups.entry(table.id) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(RowLookup::new(&self.engine, table)?),
+            };
+            if !self.is_on_record(table, lookup, &row.key)? {
+                left.insert(at);
+            }
+        }
+        if left.is_empty() {
+            return Ok((changeset, 0));
+        }
+        let mut rest = Changeset::new();
+        for table in changeset.tables() {
+            let index = rest.table_index(&table.name);
+            table.columns.iter().for_each(|column| _ = rest.column_index(index, column));
+        }
+        changeset.sites().iter().for_each(|site| _ = rest.site_index(*site));
+        let rows = changeset.rows().iter().enumerate().filter(|(at, _)| !left.contains(at));
+        rows.for_each(|(_, row)| rest.push_row(row.clone()));
+        Ok((rest, left.len()))
+    }
+
+    /// Whether something is known here of a row, or of its delete.
+    fn is_on_record(
+        &self,
+        table: &Table,
+        lookup: &mut RowLookup,
+        key: &PackedKey,
+    ) -> Result<bool, rusqlite::Error> {
+        let has_tomb = self.engine.clocks.borrow_mut().tomb(table, key.as_bytes())?.is_some();
+        Ok(has_tomb || lookup.has(key)?)
+    }
+
     /// Deletes such rows for everybody, or brings them back for everybody, in the open transaction of the merge and before
     /// anything else of the snapshot. As they stand in it they would come in here, and not where the delete is remembered.
-    ///
-    /// `held` is how much of the log here the sender held when the image was made.
-    pub(super) fn meet_unheard(
+    pub(super) fn judge_unheard(
         &self,
         source: &Self,
         manifest: &Manifest,
-        held: u64,
         reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, RestoreError> {
-        // What other connections have written and cut is known from here on.
-        let mut report = self.merge_piece(&Changeset::new(), &mut Reporter::silent())?;
-        if held >= self.engine.horizon.get() {
-            return Ok(report);
-        }
+        let mut report = ApplyReport::default();
         reporter.begin(Phase::Prune, 0)?;
         let pulled = self.pulled_of(source, manifest)?;
         let theirs = source.engine.catalog.borrow().clone();
@@ -43,18 +97,18 @@ impl Store {
             let lookup = RowLookup::new(&self.engine, table)?;
             let values = RowValues::new(&source.engine, their_table)?;
             let (masks, store, counts) = (Masks::default(), self, ApplyReport::default());
-            let mut unheard =
-                Unheard { store, source, table, their_table, lookup, values, masks, pulled, cut, counts };
+            let mut judge =
+                Judge { store, source, table, their_table, lookup, values, masks, pulled, cut, counts };
             let mut after = None;
             loop {
                 let page = source.engine.rows_after(their_table, after.as_ref())?;
                 let Some(last) = page.last() else { break };
                 after = Some(last.clone());
                 reporter.add(page.len() as u64)?;
-                let changes = unheard.changes(page)?;
+                let changes = judge.changes(page)?;
                 report.add(self.merge_piece(&changes, &mut Reporter::silent())?);
             }
-            report.add(unheard.counts);
+            report.add(judge.counts);
         }
         reporter.end()?;
         Ok(report)
@@ -69,7 +123,7 @@ impl Store {
     }
 }
 
-struct Unheard<'s> {
+struct Judge<'s> {
     store: &'s Store,
     source: &'s Store,
     table: &'s Rc<Table>,
@@ -86,7 +140,7 @@ struct Unheard<'s> {
     counts: ApplyReport,
 }
 
-impl Unheard<'_> {
+impl Judge<'_> {
     /// What is to be merged for the rows of a page of the image.
     fn changes(&mut self, page: Vec<RowPlace>) -> Result<Changeset, rusqlite::Error> {
         let mut changes = Changeset::new();
@@ -96,7 +150,7 @@ impl Unheard<'_> {
             if clocks.cl == 0
                 || clocks.cl > self.cut
                 || !self.table.fits(&row.key)
-                || self.is_on_record(&row)?
+                || self.store.is_on_record(self.table, &mut self.lookup, &row.key)?
             {
                 continue;
             }
@@ -114,11 +168,5 @@ impl Unheard<'_> {
             }
         }
         Ok(changes)
-    }
-
-    /// Whether something is known here of a row, or of its delete.
-    fn is_on_record(&mut self, row: &RowPlace) -> Result<bool, rusqlite::Error> {
-        let has_tomb = self.store.engine.clocks.borrow_mut().tomb(self.table, row.key.as_bytes())?.is_some();
-        Ok(has_tomb || self.lookup.has(&row.key)?)
     }
 }
