@@ -231,6 +231,13 @@ fn random_histories_converge_though_replicas_compact() {
     }
 }
 
+/// Clocks by rowid that is no key, by one that is, and by key.
+const SHAPES_OF_KEYS: [&str; 3] = [
+    TODOS,
+    "CREATE TABLE todos(id INTEGER PRIMARY KEY NOT NULL, title, done)",
+    "CREATE TABLE todos(id TEXT PRIMARY KEY NOT NULL, title, done) WITHOUT ROWID",
+];
+
 /// A store whose clock the test winds.
 fn wound(folder: &Folder, byte: u8, wall: &Arc<AtomicU64>) -> Store {
     wound_with(TODOS, folder, byte, wall)
@@ -438,12 +445,7 @@ fn rows_that_a_snapshot_lacks_are_taken_by_those_who_remember_a_delete() {
 /// still remember their deletes. They come back as a whole and for everybody, or not at all.
 #[test]
 fn rows_of_a_sender_that_missed_forgotten_deletes_come_back_for_everybody() {
-    let shapes = [
-        TODOS,
-        "CREATE TABLE todos(id INTEGER PRIMARY KEY NOT NULL, title, done)",
-        "CREATE TABLE todos(id TEXT PRIMARY KEY NOT NULL, title, done) WITHOUT ROWID",
-    ];
-    for shape in shapes {
+    for shape in SHAPES_OF_KEYS {
         let folder = Folder::new();
         let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
         let mut stores = [0xa, 0xb, 0xc].map(|byte| wound_with(shape, &folder, byte, &wall));
@@ -499,30 +501,35 @@ fn rows_of_a_sender_that_missed_forgotten_deletes_come_back_for_everybody() {
 /// The desk has forgotten that it deleted the row twice. So the third, which knew only its first life, has a tombstone of that.
 #[test]
 fn a_key_begins_past_deletes_that_only_others_remember() {
-    let folder = Folder::new();
-    let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
-    let mut stores = [0xa, 0xb, 0xc].map(|byte| wound(&folder, byte, &wall));
-    exec(&stores[0], "INSERT INTO todos VALUES ('key', 1, 0), ('other', 2, 0)");
-    sync_all(&mut stores);
-    let [desk, phone, late] = &mut stores;
-    exec(desk, "DELETE FROM todos WHERE id = 'key'");
-    exec(desk, "INSERT INTO todos VALUES ('key', 2, 0)");
-    exec(desk, "DELETE FROM todos WHERE id = 'key'");
-    exec(desk, "UPDATE todos SET done = 1");
-    sync(phone, desk);
-    wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
-    assert_eq!(desk.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 1);
-    let options = OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
-    let snapshot = desk.snapshot().expect("a snapshot");
-    let report = late.merge_snapshot(&image(&snapshot, &folder.file("c.db"), &options)).expect("merged");
-    assert_eq!(report.rows_deleted, 1);
-    exec(late, "INSERT INTO todos VALUES ('key', 3, 0)");
-    sync(desk, late);
-    sync(phone, desk);
-    let first = living(&stores[0]);
-    for store in &stores {
-        assert_eq!(lines(store, "SELECT id, title FROM todos ORDER BY id"), ["key|3", "other|2"]);
-        assert_eq!(living(store), first);
+    for shape in SHAPES_OF_KEYS {
+        let folder = Folder::new();
+        let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+        let mut stores = [0xa, 0xb, 0xc].map(|byte| wound_with(shape, &folder, byte, &wall));
+        exec(&stores[0], "INSERT INTO todos VALUES (1, 'once', 0), (2, 'other', 0)");
+        sync_all(&mut stores);
+        let [desk, phone, late] = &mut stores;
+        exec(desk, "DELETE FROM todos WHERE id = 1");
+        exec(desk, "INSERT INTO todos VALUES (1, 'twice', 0)");
+        exec(desk, "DELETE FROM todos WHERE id = 1");
+        exec(desk, "UPDATE todos SET done = 1");
+        sync(phone, desk);
+        wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
+        assert_eq!(desk.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 1, "{shape}");
+        let wall = wall.clone();
+        let options =
+            OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
+        let snapshot = desk.snapshot().expect("a snapshot");
+        let of_desk = image(&snapshot, &folder.file("c.db"), &options);
+        assert_eq!(late.merge_snapshot(&of_desk).expect("merged").rows_deleted, 1, "{shape}");
+        exec(late, "INSERT INTO todos VALUES (1, 'again', 0)");
+        sync(desk, late);
+        sync(phone, desk);
+        let first = living(&stores[0]);
+        for store in &stores {
+            let rows = lines(store, "SELECT id, title FROM todos ORDER BY id");
+            assert_eq!(rows, ["1|again", "2|other"], "{shape}");
+            assert_eq!(living(store), first, "{shape}");
+        }
     }
 }
 

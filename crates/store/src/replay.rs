@@ -187,7 +187,7 @@ impl Replay<'_> {
             }
             let bits = (0..u32::BITS).filter(|bit| rows >> bit & 1 == 1);
             for bit in bits {
-                let cl = block.tomb(bit).map_or(cl, |tomb| tomb.cl + 1);
+                let cl = block.tomb(bit).map_or(cl, |tomb| cl.max(tomb.cl + 1));
                 insert_row(self.numbering, table, &mut block, bit, cl);
             }
         }
