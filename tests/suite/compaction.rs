@@ -231,14 +231,26 @@ fn random_histories_converge_though_replicas_compact() {
     }
 }
 
+/// Clocks by rowid that is no key, by one that is, and by key.
+const SHAPES_OF_KEYS: [&str; 3] = [
+    TODOS,
+    "CREATE TABLE todos(id INTEGER PRIMARY KEY NOT NULL, title, done)",
+    "CREATE TABLE todos(id TEXT PRIMARY KEY NOT NULL, title, done) WITHOUT ROWID",
+];
+
 /// A store whose clock the test winds.
 fn wound(folder: &Folder, byte: u8, wall: &Arc<AtomicU64>) -> Store {
+    wound_with(TODOS, folder, byte, wall)
+}
+
+/// The same with another shape of table.
+fn wound_with(create: &str, folder: &Folder, byte: u8, wall: &Arc<AtomicU64>) -> Store {
     let wall = wall.clone();
     let options = OpenOptions::new()
         .site_id(site(byte))
         .wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
     let mut store = options.open(folder.file(&format!("{byte}.db"))).expect("a store");
-    exec(&store, TODOS);
+    exec(&store, create);
     store.replicate("todos").expect("it replicates");
     store
 }
@@ -427,6 +439,212 @@ fn rows_that_a_snapshot_lacks_are_taken_by_those_who_remember_a_delete() {
     sync_all(&mut stores);
     let first = living(&stores[0]);
     stores[1..].iter().for_each(|store| assert_eq!(living(store), first));
+}
+
+/// A snapshot of a replica that has missed deletes which were forgotten here: it has rows that are gone here, and others may
+/// still remember their deletes. They come back as a whole and for everybody, or not at all.
+#[test]
+fn rows_of_a_sender_that_missed_forgotten_deletes_come_back_for_everybody() {
+    for shape in SHAPES_OF_KEYS {
+        let folder = Folder::new();
+        let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+        let mut stores = [0xa, 0xb, 0xc].map(|byte| wound_with(shape, &folder, byte, &wall));
+        exec(
+            &stores[0],
+            "INSERT INTO todos VALUES (1, 'one', 0), (2, 'two', 0), (3, 'three', 0), (4, 'four', 0)",
+        );
+        sync_all(&mut stores);
+        let [desk, phone, late] = &mut stores;
+        exec(desk, "DELETE FROM todos WHERE id <= 2");
+        exec(desk, "UPDATE todos SET done = 1 WHERE id = 3");
+        sync(phone, desk);
+        sync(desk, phone);
+        wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
+        assert_eq!(desk.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 2, "{shape}");
+        // The third has no idea of that, and a horizon of its own.
+        exec(late, "UPDATE todos SET done = 5 WHERE id = 2; INSERT INTO todos VALUES (5, 'new', 5)");
+        exec(late, "DELETE FROM todos WHERE id = 4");
+        exec(late, "UPDATE todos SET title = 'drei' WHERE id = 3");
+        wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
+        assert_eq!(late.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 1, "{shape}");
+
+        let wall = wall.clone();
+        let options =
+            OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
+        let snapshot = late.snapshot().expect("a snapshot");
+        let report = desk.merge_snapshot(&image(&snapshot, &folder.file("a.db"), &options)).expect("merged");
+        let counts = (report.rows_brought_back, report.rows_gone, report.rows_deleted);
+        assert_eq!(counts, (2, 1, 2), "{shape}");
+        assert!(!report.is_echo(), "{shape}: the third has to hear of both");
+        // Now the desk knows of the third what it has missed. So nothing more comes back.
+        let snapshot = desk.snapshot().expect("a snapshot");
+        let report = late.merge_snapshot(&image(&snapshot, &folder.file("c.db"), &options)).expect("merged");
+        let counts = (report.rows_brought_back, report.rows_gone, report.rows_deleted);
+        assert_eq!(counts, (0, 0, 2), "{shape}");
+        // The third and the phone know each other only through the desk.
+        for _ in 0..2 {
+            for (target, source) in [(0, 2), (1, 0), (0, 1), (2, 0)] {
+                let [target, source] = stores.get_disjoint_mut([target, source]).expect("two stores");
+                sync(target, source);
+            }
+        }
+        let rows = "SELECT id, title, done FROM todos ORDER BY id";
+        let expected = ["2|two|5", "3|drei|1", "5|new|5"];
+        let first = living(&stores[0]);
+        for store in &stores {
+            assert_eq!(lines(store, rows), expected, "{shape}");
+            assert_eq!(living(store), first, "{shape}");
+        }
+    }
+}
+
+/// The desk has forgotten that it deleted the row twice. So the third, which knew only its first life, has a tombstone of that.
+#[test]
+fn a_key_begins_past_deletes_that_only_others_remember() {
+    for shape in SHAPES_OF_KEYS {
+        let folder = Folder::new();
+        let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+        let mut stores = [0xa, 0xb, 0xc].map(|byte| wound_with(shape, &folder, byte, &wall));
+        exec(&stores[0], "INSERT INTO todos VALUES (1, 'once', 0), (2, 'other', 0)");
+        sync_all(&mut stores);
+        let [desk, phone, late] = &mut stores;
+        exec(desk, "DELETE FROM todos WHERE id = 1");
+        exec(desk, "INSERT INTO todos VALUES (1, 'twice', 0)");
+        exec(desk, "DELETE FROM todos WHERE id = 1");
+        exec(desk, "UPDATE todos SET done = 1");
+        sync(phone, desk);
+        wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
+        assert_eq!(desk.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 1, "{shape}");
+        let wall = wall.clone();
+        let options =
+            OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
+        let snapshot = desk.snapshot().expect("a snapshot");
+        let of_desk = image(&snapshot, &folder.file("c.db"), &options);
+        assert_eq!(late.merge_snapshot(&of_desk).expect("merged").rows_deleted, 1, "{shape}");
+        exec(late, "INSERT INTO todos VALUES (1, 'again', 0)");
+        sync(desk, late);
+        sync(phone, desk);
+        let first = living(&stores[0]);
+        for store in &stores {
+            let rows = lines(store, "SELECT id, title FROM todos ORDER BY id");
+            assert_eq!(rows, ["1|again", "2|other"], "{shape}");
+            assert_eq!(living(store), first, "{shape}");
+        }
+    }
+}
+
+/// In a session the sender decides, when it merges a snapshot of the other: it knows what it wrote meanwhile.
+#[test]
+fn rows_of_a_peer_that_missed_forgotten_deletes_are_left_to_the_peer() {
+    let folder = Folder::new();
+    let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+    let mut stores = [0xa, 0xb, 0xc].map(|byte| wound(&folder, byte, &wall));
+    exec(
+        &stores[0],
+        "INSERT INTO todos VALUES ('gone', 1, 0), ('edited', 2, 0), ('later', 3, 0), ('kept', 4, 0)",
+    );
+    sync_all(&mut stores);
+    let [desk, phone, late] = &mut stores;
+    exec(desk, "DELETE FROM todos WHERE id <> 'kept'");
+    exec(desk, "UPDATE todos SET done = 1");
+    sync(phone, desk);
+    sync(desk, phone);
+    wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
+    assert_eq!(desk.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 3);
+    exec(
+        late,
+        "UPDATE todos SET done = 5 WHERE id = 'edited'; UPDATE todos SET title = 'mine' WHERE id = 'kept'",
+    );
+
+    let options = OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
+    let (cursor, snapshot) =
+        (desk.peer_cursor(late.site_id()).expect("read"), late.snapshot().expect("a snapshot"));
+    let of_late = image(&snapshot, &folder.file("a.db"), &options);
+    let report = desk.merge_snapshot_of_peer(&of_late, &mut |_| ControlFlow::Continue(())).expect("merged");
+    let counts = (report.rows_brought_back, report.rows_gone, report.rows_deleted);
+    assert_eq!(counts, (0, 0, 0));
+    assert!(report.rows_left_out >= 3, "{report:?}");
+    assert_eq!(lines(desk, "SELECT id, title FROM todos"), ["kept|mine"]);
+    assert_eq!(desk.peer_cursor(late.site_id()).expect("read"), cursor, "it does not have all of it");
+
+    // What the third writes before it hears of the deletes is not lost.
+    exec(late, "UPDATE todos SET done = 6 WHERE id IN ('edited', 'later')");
+    let snapshot = desk.snapshot().expect("a snapshot");
+    let of_desk = image(&snapshot, &folder.file("c.db"), &options);
+    let report = late.merge_snapshot_of_peer(&of_desk, &mut |_| ControlFlow::Continue(())).expect("merged");
+    assert_eq!((report.rows_brought_back, report.rows_deleted, report.rows_left_out), (2, 1, 0));
+    for _ in 0..2 {
+        for (target, source) in [(0, 2), (1, 0), (0, 1), (2, 0)] {
+            let [target, source] = stores.get_disjoint_mut([target, source]).expect("two stores");
+            sync(target, source);
+        }
+    }
+    let first = living(&stores[0]);
+    for store in &stores {
+        let rows = lines(store, "SELECT id, title, done FROM todos ORDER BY id");
+        assert_eq!(rows, ["edited|2|6", "kept|mine|1", "later|3|6"]);
+        assert_eq!(living(store), first);
+    }
+}
+
+/// What tells is whether the deletes were known when the image was made, and not whether they are known now.
+#[test]
+fn rows_of_a_sender_that_has_missed_nothing_stay_as_they_are() {
+    let folder = Folder::new();
+    let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+    let mut stores = [0xa, 0xb, 0xc].map(|byte| wound(&folder, byte, &wall));
+    exec(&stores[0], "INSERT INTO todos VALUES ('first', 1, 0), ('gone', 2, 0)");
+    sync_all(&mut stores);
+    let [desk, phone, late] = &mut stores;
+    let before = late.snapshot().expect("a snapshot");
+    exec(desk, "DELETE FROM todos WHERE id = 'gone'");
+    exec(desk, "UPDATE todos SET done = 1 WHERE id = 'first'");
+    [&mut *phone, &mut *late].into_iter().for_each(|store| assert!(sync(store, desk)));
+    wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
+    assert_eq!(desk.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 1);
+    exec(late, "INSERT INTO todos VALUES ('new', 3, 0)");
+
+    let options = OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
+    let after = late.snapshot().expect("a snapshot");
+    let report = desk.merge_snapshot(&image(&before, &folder.file("b.db"), &options)).expect("merged");
+    let counts = (report.rows_brought_back, report.rows_gone, report.rows_inserted);
+    assert_eq!(counts, (0, 1, 0), "that image is older than the delete");
+    let report = desk.merge_snapshot(&image(&after, &folder.file("a.db"), &options)).expect("merged");
+    let counts = (report.rows_brought_back, report.rows_gone, report.rows_inserted);
+    assert_eq!(counts, (0, 0, 1));
+    sync_all(&mut stores);
+    let first = living(&stores[0]);
+    for store in &stores {
+        assert_eq!(lines(store, "SELECT id FROM todos ORDER BY id"), ["first", "new"]);
+        assert_eq!(living(store), first);
+    }
+}
+
+/// Of a replica that was never pulled from nobody knows what has been here.
+#[test]
+fn rows_of_a_stranger_come_back_where_deletes_were_forgotten() {
+    let folder = Folder::new();
+    let wall = Arc::new(AtomicU64::new(1_700_000_000_000));
+    let mut stores = [0xa, 0xb, 0xc].map(|byte| wound(&folder, byte, &wall));
+    let [desk, phone, stranger] = &mut stores;
+    exec(desk, "INSERT INTO todos VALUES ('gone', 1, 0), ('kept', 2, 0)");
+    sync(phone, desk);
+    sync(stranger, phone);
+    exec(desk, "DELETE FROM todos WHERE id = 'gone'; UPDATE todos SET done = 1");
+    sync(phone, desk);
+    wall.fetch_add(40 * DAY_MS, Ordering::Relaxed);
+    assert_eq!(desk.compact_with(&older_than(30)).expect("compacted").tombstones_dropped, 1);
+
+    let options = OpenOptions::new().wall_clock(Arc::new(move || WallMillis(wall.load(Ordering::Relaxed))));
+    let snapshot = stranger.snapshot().expect("a snapshot");
+    let report = desk.merge_snapshot(&image(&snapshot, &folder.file("a.db"), &options)).expect("merged");
+    assert_eq!((report.rows_brought_back, report.rows_gone), (1, 0));
+    sync_all(&mut stores);
+    let first = living(&stores[0]);
+    for store in &stores {
+        assert_eq!(lines(store, "SELECT id, done FROM todos ORDER BY id"), ["gone|0", "kept|1"]);
+        assert_eq!(living(store), first);
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Sync sessions over real stores: a driver without logic of its own connects the two, and replicas converge.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -175,10 +176,19 @@ impl Net {
         store.acknowledged_by(peer).expect("acknowledgements read") >= store.horizon().expect("a horizon")
     }
 
+    /// Whether whoever has this cursor has learnt of them.
+    fn tells_of_deletes(&self, node: usize, cursor: Option<&Cursor>) -> bool {
+        let base = cursor.and_then(of_store).map_or(DbVersion(0), |cursor| cursor.base);
+        base >= self.stores[node].horizon().expect("a horizon")
+    }
+
     fn read(&mut self, node: usize, wanted: &Wanted) -> Found {
         let store = &self.stores[node];
         match wanted {
-            Wanted::Log { cursor, changes_max, echoes, compress } => {
+            Wanted::Log { cursor, standoff: true, .. } if !self.tells_of_deletes(node, cursor.as_ref()) => {
+                Found::Behind
+            }
+            Wanted::Log { cursor, changes_max, echoes, compress, .. } => {
                 let mut found = read_log(store, cursor.as_ref(), *changes_max);
                 let options = if *compress { EncodeOptions::default() } else { EncodeOptions::RAW };
                 match &mut found {
@@ -234,9 +244,11 @@ impl Net {
             Work::Install(_) => {
                 let receiver = self.taken.remove(&(node, peer)).expect("a snapshot is whole");
                 let image = receiver.finish(&OpenOptions::new()).expect("a sound image");
-                let report = self.stores[node].merge_snapshot(&image).expect("it merges");
+                let report = self.stores[node]
+                    .merge_snapshot_of_peer(&image, &mut |_| ControlFlow::Continue(()))
+                    .expect("it merges");
                 image.discard().expect("the file is removed");
-                report.db_version.filter(|_| report.rows_brought_back == 0)
+                report.db_version.filter(|_| report.is_echo())
             }
         };
         self.feed(link, end, Input::Applied { req, version });

@@ -131,9 +131,15 @@ pub struct ApplyReport {
     /// Rules of tables that the merge broke: NULL in a NOT NULL column, a type that a STRICT table does not hold, a CHECK.
     /// See [`Store::conflicts`](crate::Store::conflicts).
     pub violations: usize,
-    /// Rows that the peer had deleted and forgotten, and that something newer here brings back for everybody; only
-    /// merging a snapshot finds such.
+    /// Rows whose delete one side had forgotten, and that something which that side has never held brings back for
+    /// everybody; only merging a snapshot finds such.
     pub rows_brought_back: usize,
+    /// Rows that the peer still has, and that were deleted and forgotten here: they are deleted again, for everybody. Only
+    /// merging a snapshot finds such.
+    pub rows_gone: usize,
+    /// Changes to rows that may have been deleted and forgotten here, and that were left to the peer to decide on; only
+    /// [`Store::merge_snapshot_of_peer`](crate::Store::merge_snapshot_of_peer) leaves any out.
+    pub rows_left_out: usize,
     /// The stored cursor says that all of it is held. Nothing of it was looked at, and the counts are 0.
     pub held: bool,
     /// The version the merge took here; `None` when it changed nothing.
@@ -341,6 +347,13 @@ impl From<Cancelled> for ApplyError {
 }
 
 impl ApplyReport {
+    /// Whether all that the merge wrote is what the sender has. What was brought back or deleted again is news to the
+    /// sender, and what had waited here for its table may be: it has to be sent back.
+    #[must_use]
+    pub const fn is_echo(&self) -> bool {
+        self.rows_brought_back == 0 && self.rows_gone == 0 && self.released == 0
+    }
+
     /// Adds what a further piece did.
     pub(crate) fn add(&mut self, piece: Self) {
         self.rows_inserted += piece.rows_inserted;
@@ -353,6 +366,8 @@ impl ApplyReport {
         self.released += piece.released;
         self.violations += piece.violations;
         self.rows_brought_back += piece.rows_brought_back;
+        self.rows_gone += piece.rows_gone;
+        self.rows_left_out += piece.rows_left_out;
         self.db_version = self.db_version.max(piece.db_version);
         self.events.extend(piece.events);
     }

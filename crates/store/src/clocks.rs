@@ -383,6 +383,12 @@ impl Clocks {
         self.cut_lengths.get(&table).map_or(1, |cl| cl + 1)
     }
 
+    /// The causal length of a new row whose key has this tombstone, if it has one: past that, and past every one that was
+    /// dropped. The tombstone may be of an earlier delete than others remember, where a later one was dropped.
+    pub(crate) fn next_cl(&self, table: u32, tomb: Option<Tomb>) -> u64 {
+        self.first_cl(table).max(tomb.map_or(0, |tomb| tomb.cl + 1))
+    }
+
     /// Whether a key of this table may have a tombstone, here or dropped; `false` is certain.
     pub(crate) fn tombs_possible(&mut self, table: u32) -> Result<bool, Error> {
         if self.cut_lengths.contains_key(&table) {

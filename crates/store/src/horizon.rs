@@ -134,8 +134,13 @@ pub(crate) fn marked_by(db: Db, at_ms: u64) -> Result<u64, Error> {
     Ok(if row.step()? { row.integer(0).cast_unsigned() } else { 0 })
 }
 
-/// Forgets the past epochs and marks, which are of this replica alone; what is cut stays cut. For a copy that becomes
-/// another replica.
+/// Forgets the marks, which are of this replica alone. For a copy that others look at: by the past epochs they see which of
+/// their cursors are of this history.
+pub(crate) fn forget_marks(db: Db) -> Result<(), Error> {
+    if meta::is_table(db, HORIZON_TABLE)? { db.exec("DELETE FROM opor_mark") } else { Ok(()) }
+}
+
+/// Forgets the past epochs as well; what is cut stays cut. For a copy that becomes another replica.
 pub(crate) fn forget_cursors(db: Db) -> Result<(), Error> {
     if meta::is_table(db, HORIZON_TABLE)? {
         db.exec("DELETE FROM opor_epoch; DELETE FROM opor_mark")?;

@@ -194,7 +194,7 @@ impl Replay<'_> {
             }
             let bits = (0..u32::BITS).filter(|bit| rows >> bit & 1 == 1);
             for bit in bits {
-                let cl = block.tomb(bit).map_or(cl, |tomb| tomb.cl + 1);
+                let cl = block.tomb(bit).map_or(cl, |tomb| cl.max(tomb.cl + 1));
                 insert_row(self.numbering, table, &mut block, bit, cl);
             }
         }
@@ -216,7 +216,7 @@ impl Replay<'_> {
             self.clocks.unbury(table, key);
         }
         let mut numbering = *self.numbering;
-        let cl = tomb.map_or(self.clocks.first_cl(table.id), |tomb| tomb.cl + 1);
+        let cl = self.clocks.next_cl(table.id, tomb);
         let (mut block, bit) = self.stage_row(table, row, key)?;
         insert_row(&mut numbering, table, &mut block, bit, cl);
         *self.numbering = numbering;
@@ -415,8 +415,10 @@ impl Replay<'_> {
         }
         let replaced_cl =
             replaced.iter().find(|(bit, _)| *bit == ColSet::SENTINEL).map(|(_, clock)| clock.cv);
-        let cl = tomb.map(|tomb| tomb.cl + 1).or(replaced_cl.map(|cl| cl + 2));
-        let cl = cl.unwrap_or(self.clocks.first_cl(table.id));
+        let cl = match replaced_cl {
+            Some(cl) if tomb.is_none() => cl + 2,
+            _ => self.clocks.next_cl(table.id, tomb),
+        };
         cells.retain(|(bit, _)| *bit != ColSet::SENTINEL);
         cells.iter_mut().for_each(|(_, clock)| clock.dv = dv);
         // A peer compares the value that moves here with the one it replaces: the newer of the two must be the moved.

@@ -16,6 +16,7 @@ mod stream;
 mod strip;
 #[cfg(test)]
 mod tests;
+mod unheard;
 
 use std::fs::File;
 use std::io;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_nats::jetstream::Message;
 use futures_util::StreamExt as _;
 use opor_core::{Breach, Changeset, DbVersion, DecodeLimits, InvalidChange, SiteId};
-use opor_store::{ApplyError, ApplyOptions, ApplyReport, Store};
+use opor_store::{ApplyError, ApplyOptions, Store};
 use opor_transport_traits::Bytes;
 use tokio::time::{Instant, sleep};
 
@@ -323,19 +323,13 @@ fn apply(store: &mut Store, bytes: &[u8], key: SiteId, inbox: Inbox) -> Result<O
             changes: changeset.len(),
             unchanged: report.unchanged,
             version: report.db_version,
-            is_echo: is_echo(&report),
+            is_echo: report.is_echo(),
         }),
         Err(error) => match skip_of(&error) {
             Some(why) => Ok(Outcome::Skipped(why, in_full(&error))),
             None => Err(error),
         },
     }
-}
-
-/// Whether all that a merge committed came from the room. What was brought back is news to it, and so is what had waited here
-/// for its table.
-pub(crate) const fn is_echo(report: &ApplyReport) -> bool {
-    report.rows_brought_back == 0 && report.released == 0
 }
 
 /// What is wrong with a changeset; nothing where the store is at fault.

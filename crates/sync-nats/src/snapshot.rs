@@ -20,7 +20,6 @@ use tokio::time::timeout;
 use crate::bookmark::{self, Bookmarks};
 use crate::entry::{Entry, Record};
 use crate::error::RoomError;
-use crate::inbox::is_echo;
 use crate::lease::Lease;
 use crate::shared::{Shared, Visit, locked};
 use crate::status::RoomEvent;
@@ -299,7 +298,7 @@ async fn merge(
         let mut echoes = locked(&echoes);
         match store.merge_snapshot_holding(&image, held.unwrap_or_default()) {
             Ok(report) => {
-                if let Some(version) = report.db_version.filter(|_| is_echo(&report)) {
+                if let Some(version) = report.db_version.filter(|_| report.is_echo()) {
                     echoes.note(version);
                 }
                 Ok((Taken::Image(image), report))

@@ -61,8 +61,10 @@ pub enum Input<'a> {
     Restart(Ask),
     /// Takes no more of the peer's log than was allowed already, until [`Input::Release`]. Directly after
     /// [`Input::Admitted`] it takes nothing. A replica that has dropped tombstones needs this for a peer that has not
-    /// learnt of those deletes: what the peer still holds must not be pulled before it has merged a snapshot. Asking for a
-    /// snapshot releases too.
+    /// learnt of those deletes: what the peer still holds must not be pulled before it has merged a snapshot.
+    ///
+    /// While it lasts, [`Event::Behind`] is withheld from the side with the greater site id, so that the other one takes a
+    /// snapshot first. Asking for a snapshot releases too.
     Hold,
     /// Takes the peer's log again.
     Release,
@@ -183,6 +185,9 @@ pub enum Wanted {
         echoes: Echoes,
         /// Whether the peer reads zstd.
         compress: bool,
+        /// Both sides hold each other back. A cursor, or the want of one, that does not show that the peer has learnt of the
+        /// deletes for which it is held is then answered with [`Found::Behind`].
+        standoff: bool,
     },
     /// A snapshot of the whole: [`Found::Snapshot`] or [`Found::NoSnapshot`]. It stays until the session reads the log
     /// or closes.

@@ -45,9 +45,23 @@ pub(crate) struct Inbound {
     limit_told: u64,
     /// No more credit is given for now.
     is_held: bool,
+    /// Of two sides that hold each other back, this one takes a snapshot first.
+    gives_way: bool,
+    /// The peer does not send its log, and a snapshot of it is not asked for before the peer is released, or has not
+    /// been installed since.
+    waits: bool,
     credit_due: bool,
     caught_up: bool,
     behind: Option<bool>,
+}
+
+/// How the half that takes stands to the peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stance {
+    /// The peer gets no credit for its log.
+    pub(crate) holds: bool,
+    /// This side needs a snapshot of the peer, and the peer one of this side first.
+    pub(crate) waits: bool,
 }
 
 /// What is coming.
@@ -124,6 +138,8 @@ impl Inbound {
             bytes_applied: 0,
             limit_told: 0,
             is_held: false,
+            gives_way: config.site < peer.site,
+            waits: false,
             credit_due: false,
             caught_up: false,
             behind: None,
@@ -139,13 +155,16 @@ impl Inbound {
     pub(crate) fn ask(&mut self, ask: Ask) {
         assert!(matches!(self.feed, Feed::Silent), "the peer is asked anew only when it is behind");
         self.feed = match &ask {
-            Ask::Log(_) => Feed::Log,
+            Ask::Log(_) => {
+                self.waits = false;
+                Feed::Log
+            }
             Ask::Snapshot(_) if !self.snapshots => {
                 self.behind = Some(false);
                 return;
             }
             Ask::Snapshot(resume) => {
-                // Two replicas that hold back for each other's snapshot would wait for ever.
+                // Its chunks need credit. What else comes on it is the driver's to refuse.
                 self.is_held = false;
                 Feed::Fetching { resume: resume.clone() }
             }
@@ -390,6 +409,11 @@ impl Inbound {
         self.is_held = false;
     }
 
+    /// Whether the peer is held back, and whether this side waits with the snapshot that it needs of the peer.
+    pub(crate) const fn stance(&self) -> Stance {
+        Stance { holds: self.is_held, waits: self.waits }
+    }
+
     /// The next frame: an acknowledgement, or what is asked.
     pub(crate) fn poll_send(&mut self, count: u8) -> Option<Vec<u8>> {
         let limit = self.limit();
@@ -418,6 +442,11 @@ impl Inbound {
         // The driver decides how to go on from what it holds; and a peer that offers and takes back in turns has no more
         // than one offer waiting here.
         let is_idle = self.waiting.is_empty() && self.applying.is_none();
+        if self.behind == Some(true) && self.is_held && !self.gives_way {
+            // The peer has to hear of the deletes here first. Its snapshot is then as if it had never missed them.
+            self.waits = true;
+            return None;
+        }
         self.behind.take_if(|_| is_idle).map(|snapshot| Event::Behind { snapshot })
     }
 

@@ -9,6 +9,7 @@ use crate::close::CloseReason;
 use crate::config::Config;
 use crate::cursor::Cursor;
 use crate::event::{Found, RequestId, Wanted};
+use crate::inbound::Stance;
 use crate::message::{HEAD_LEN_MAX, Hello, Kind, Message, Offer, Resume};
 use crate::requests::Requests;
 use crate::short::LastShort;
@@ -32,6 +33,10 @@ pub(crate) struct Outbound {
     last_short: Option<LastShort>,
     source: Source,
     reading: Option<RequestId>,
+    /// Whether it is read only to see what the cursor of the peer is worth.
+    looks: bool,
+    /// Whether the peer has asked for a snapshot.
+    gave_snapshot: bool,
     item: Option<Item>,
     /// For each item sent and not acknowledged: where the peer stands once it holds it; none for what is of a snapshot.
     unacked: VecDeque<Option<Cursor>>,
@@ -79,6 +84,8 @@ struct Log {
     cursor: Option<Cursor>,
     /// What the peer says it holds, until a read has shown that it is of the history here.
     held: Option<Cursor>,
+    /// Whether it has been looked at whether that is enough for one that is held back and holds back itself.
+    is_weighed: bool,
     /// Whether there may be more to read.
     more: bool,
     /// How many changes to read at most: fewer after a piece that was too large for the peer.
@@ -118,6 +125,8 @@ impl Outbound {
             last_short: peer.capabilities.has(crate::Capabilities::DELTA).then(LastShort::default),
             source: Source::Idle { told: Told::Nothing },
             reading: None,
+            looks: false,
+            gave_snapshot: false,
             item: None,
             unacked: VecDeque::new(),
             items_sent: 0,
@@ -135,6 +144,7 @@ impl Outbound {
         self.raise(limit)?;
         self.source = Source::Log(Log {
             held: cursor.clone(),
+            is_weighed: false,
             cursor,
             more: true,
             changes_max: self.changes_max,
@@ -152,6 +162,7 @@ impl Outbound {
         self.check_idle(Kind::Fetch)?;
         self.raise(limit)?;
         self.source = Source::Opening { resume };
+        self.gave_snapshot = true;
         Ok(())
     }
 
@@ -259,11 +270,10 @@ impl Outbound {
         let Source::Log(log) = &mut self.source else { unreachable!("a batch is of the log") };
         if let Some(held) = log.held.take() {
             self.acknowledged.get_or_insert(held);
-            if self.limit == self.bytes_sent {
-                // It was read only to see whether the cursor is good; the peer takes nothing now.
-                log.more = true;
-                return Ok(());
-            }
+        }
+        if std::mem::take(&mut self.looks) {
+            log.more = true;
+            return Ok(());
         }
         if changeset.len() as u64 > self.item_max && log.changes_max > 1 {
             // The cursor stays, so the same changes are read again, fewer at a time.
@@ -304,25 +314,37 @@ impl Outbound {
     }
 
     /// What has to be read next. Nothing is read for a peer that takes nothing now: it may for long. But its cursor is looked
-    /// at: two replicas that hold each other back until they hear what the other holds would wait for ever.
-    pub(crate) fn poll_read(&mut self, requests: &mut Requests) -> Option<(RequestId, Wanted)> {
-        let is_unchecked = matches!(&self.source, Source::Log(Log { held: Some(_), .. }));
-        let takes_nothing = self.limit == self.bytes_sent;
-        if self.reading.is_some()
-            || self.item.is_some()
-            || !self.has_room()
-            || (takes_nothing && !is_unchecked)
-        {
+    /// at: two replicas that hold each other back until they hear what the other holds would wait for ever. Where they do,
+    /// the want of a cursor is looked at too.
+    pub(crate) fn poll_read(
+        &mut self,
+        requests: &mut Requests,
+        stance: Stance,
+    ) -> Option<(RequestId, Wanted)> {
+        // What is committed here before the snapshot of the peer is merged, the peer would not take.
+        let is_silent = stance.waits && (self.gave_snapshot || !stance.holds);
+        let looks = matches!(self.source, Source::Log(_)) && (is_silent || self.limit == self.bytes_sent);
+        let standoff = looks && stance.holds;
+        let is_unchecked = |log: &Log| log.held.is_some() || (standoff && !log.is_weighed);
+        let is_idle = match &self.source {
+            Source::Log(log) => looks && !is_unchecked(log),
+            Source::Idle { .. } | Source::Opening { .. } | Source::Snapshot { .. } => {
+                self.limit == self.bytes_sent
+            }
+        };
+        if self.reading.is_some() || self.item.is_some() || !self.has_room() || is_idle {
             return None;
         }
         let wanted = match &mut self.source {
             Source::Log(log) if log.more => {
                 log.more = false;
+                log.is_weighed |= standoff;
                 Wanted::Log {
                     cursor: log.cursor.clone(),
-                    changes_max: if takes_nothing { 1 } else { log.changes_max },
+                    changes_max: if looks { 1 } else { log.changes_max },
                     echoes: requests.echoes(),
                     compress: self.compress,
+                    standoff,
                 }
             }
             Source::Opening { resume } => {
@@ -334,7 +356,7 @@ impl Outbound {
             Source::Idle { .. } | Source::Log(_) | Source::Snapshot { .. } => return None,
         };
         let req = requests.next();
-        self.reading = Some(req);
+        (self.reading, self.looks) = (Some(req), looks);
         Some((req, wanted))
     }
 

@@ -273,7 +273,7 @@ impl Session {
         if let Some(cursor) = halves.outbound.poll_acknowledged() {
             return Some(Output::Event(Event::Acknowledged(cursor)));
         }
-        let (req, wanted) = halves.outbound.poll_read(requests)?;
+        let (req, wanted) = halves.outbound.poll_read(requests, halves.inbound.stance())?;
         Some(Output::Read { req, wanted })
     }
 

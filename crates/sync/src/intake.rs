@@ -235,7 +235,7 @@ pub(crate) fn merge(
     image: &SnapshotImage,
     stopping: &Arc<AtomicBool>,
 ) -> Result<ApplyReport, Failed> {
-    store.merge_snapshot_watched(image, &mut |_: Progress| go_on(stopping)).map_err(|error| judged(error, 0))
+    store.merge_snapshot_of_peer(image, &mut |_: Progress| go_on(stopping)).map_err(|error| judged(error, 0))
 }
 
 fn go_on(stopping: &AtomicBool) -> ControlFlow<()> {

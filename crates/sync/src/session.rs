@@ -210,11 +210,11 @@ impl Driver<'_> {
     fn read(&mut self, req: RequestId, wanted: Wanted) {
         let gallery = self.shared.gallery.clone();
         match wanted {
-            Wanted::Log { cursor, changes_max, echoes, compress } => {
+            Wanted::Log { cursor, changes_max, echoes, compress, standoff } => {
                 // A peer that asks for its log again has been sent to a snapshot already.
                 let judged = std::mem::replace(&mut self.log_is_judged, true);
                 let far = (!judged && self.has_snapshots()).then(|| gallery.far());
-                let piece = Piece { cursor, changes_max, echoes, compress, far };
+                let piece = Piece { cursor, changes_max, echoes, compress, far, standoff };
                 let read = work::read_log(self.shared.store.clone(), piece);
                 self.work.push(Box::pin(async move { Done::ReadLog(req, read.await) }));
             }

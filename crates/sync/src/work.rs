@@ -59,8 +59,7 @@ impl Merged {
             quarantined: report.quarantined,
             violations: report.violations,
             version: report.db_version,
-            // What was brought back is news to the peer, and so is what had waited here for its table.
-            echo: report.db_version.filter(|_| report.rows_brought_back == 0 && report.released == 0),
+            echo: report.db_version.filter(|_| report.is_echo()),
         }
     }
 }
@@ -133,14 +132,17 @@ pub(crate) struct Piece {
     pub(crate) compress: bool,
     /// Whether a log of more rows than these is better replaced by a snapshot.
     pub(crate) far: Option<u64>,
+    /// Both sides hold each other back, so that a cursor which does not tell of forgotten deletes is of no use.
+    pub(crate) standoff: bool,
 }
 
 /// Reads a piece of the log; says too whether it was refused for good, not for its length.
 pub(crate) async fn read_log(store: StoreHandle, piece: Piece) -> Result<(Found, bool, Size), Failed> {
-    let Piece { cursor, changes_max, echoes, compress, far } = piece;
+    let Piece { cursor, changes_max, echoes, compress, far, standoff } = piece;
     let Some(mut cursor) = cursor.as_ref().map_or(Some(StoreCursor::start()), of_store) else {
         return Ok((Found::Behind, true, Size::default()));
     };
+    let told = cursor.base;
     // The start is a place of its own: it is before the horizon, and still no delete is missed there.
     if !cursor.is_partial() && cursor != StoreCursor::start() {
         // What the peer sent need not be read to be left out; after a catch-up that is everything.
@@ -151,6 +153,9 @@ pub(crate) async fn read_log(store: StoreHandle, piece: Piece) -> Result<(Found,
             ReadError::BehindHorizon { .. } => Ok((Found::Behind, true, Size::default())),
             error => Err(failed(&error)),
         };
+        if standoff && told < store.horizon().map_err(|error| failed(&error))? {
+            return Ok((Found::Behind, false, Size::default()));
+        }
         if let Some(rows) = far {
             match is_far(store, &cursor, rows) {
                 Ok(false) => {}

@@ -265,11 +265,12 @@ impl World<'_> {
         if !self.is_awake(target) || !self.is_awake(source) {
             return Ok(());
         }
-        let giver = self.nodes[source].site;
-        // Who is behind the horizon must not be merged from, by whatever way.
-        let stores = self.nodes[target].stores.as_ref().expect("it runs");
-        if !work::is_aware(&stores.writer, giver) || !self.effect(target)? {
+        if !self.effect(target)? {
             return Ok(());
+        }
+        let (giver, taker) = (self.nodes[source].site, self.nodes[target].stores.as_ref().expect("it runs"));
+        if !work::is_aware(&taker.writer, giver) {
+            self.tally.count("snapshot of one that is behind");
         }
         let mut given = self.nodes[source].stores.take().expect("it runs");
         let merged = work::carry_snapshot(&mut given, &mut self.nodes[target]);

@@ -75,9 +75,13 @@ impl World<'_> {
                     return Err(self.failure(Invariant::Bounds, "two reads at a time"));
                 }
                 // A peer that asks for its log again has been sent to a snapshot already.
+                let in_standoff = matches!(wanted, Wanted::Log { standoff: true, .. });
                 let judge =
                     matches!(wanted, Wanted::Log { .. }) && !std::mem::replace(&mut side.judged, true);
                 self.ask_store(at, Job::Read(req, wanted, judge));
+                if in_standoff {
+                    self.tally.count("both held");
+                }
                 Ok(())
             }
             Output::Apply { req, work } => {

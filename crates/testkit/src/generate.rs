@@ -27,8 +27,8 @@ impl Plan {
     pub fn steps(&self) -> Vec<Step> {
         let rng = Rng::at(self.seed, &[0x57e9]);
         let links = self.links().len() as u64;
-        let mut planner =
-            Planner { plan: self, rng, links, down: Vec::new(), crashed: Vec::new(), parted: false };
+        let down = self.late_links().map(|link| link as u64).collect();
+        let mut planner = Planner { plan: self, rng, links, down, crashed: Vec::new(), parted: false };
         (0..self.steps).map(|_| planner.step()).collect()
     }
 }

@@ -167,6 +167,9 @@ pub struct Plan {
     pub changes_max: usize,
     /// Whether sessions give and take snapshots.
     pub snapshots: bool,
+    /// How many links, the last ones, are not there at first: those at their ends have not met when they drop deletes. Only
+    /// where there are snapshots; a log alone does not tell a stranger of deletes that are gone.
+    pub late: usize,
     /// The longest time that a frame is on its way, in milliseconds.
     pub delay_ms: u64,
     /// The longest time that a store takes for anything, in milliseconds.
@@ -198,7 +201,7 @@ impl Plan {
                 _ => *rate,
             };
         }
-        Self {
+        let mut plan = Self {
             seed,
             topology,
             replicas,
@@ -206,10 +209,21 @@ impl Plan {
             steps: 60 + rng.below(240) as usize,
             changes_max,
             snapshots: rng.chance(900),
+            late: 0,
             delay_ms: 1 + rng.below(200),
             work_ms: 1 + rng.below(60),
             faults,
+        };
+        if plan.snapshots && rng.chance(250) {
+            plan.late = 1 + rng.below(plan.links().len() as u64) as usize;
         }
+        plan
+    }
+
+    /// The links that are not there at first.
+    pub(crate) fn late_links(&self) -> std::ops::Range<usize> {
+        let (links, late) = (self.links().len(), if self.snapshots { self.late } else { 0 });
+        links.saturating_sub(late)..links
     }
 
     /// Whether every changeset is a consistent state of its sender.
@@ -233,12 +247,12 @@ pub struct PlanError {
 /// Words like `seed=7`, which [`Plan::from_str`] reads.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seed, replicas, steps, changes_max, snapshots, delay_ms, work_ms, .. } = self;
+        let Self { seed, replicas, steps, changes_max, snapshots, late, delay_ms, work_ms, .. } = self;
         let (topology, clocks) = (format!("{:?}", self.topology), format!("{:?}", self.clocks));
         write!(
             f,
             "seed={seed} topology={} replicas={replicas} clocks={} steps={steps} changes_max={changes_max} \
-             snapshots={snapshots} delay_ms={delay_ms} work_ms={work_ms}",
+             snapshots={snapshots} late={late} delay_ms={delay_ms} work_ms={work_ms}",
             topology.to_lowercase(),
             clocks.to_lowercase(),
         )?;
@@ -271,7 +285,7 @@ impl FromStr for Plan {
     type Err = PlanError;
 
     fn from_str(text: &str) -> Result<Self, PlanError> {
-        let mut plan = Self::from_seed(0);
+        let mut plan = Self { late: 0, ..Self::from_seed(0) };
         for field in text.split_whitespace() {
             plan.set(field).ok_or_else(|| PlanError { field: field.to_owned() })?;
         }
@@ -294,6 +308,7 @@ impl Plan {
             "steps" => self.steps = value.parse().ok()?,
             "changes_max" => self.changes_max = value.parse().ok().filter(|max| *max > 0)?,
             "snapshots" => self.snapshots = value.parse().ok()?,
+            "late" => self.late = value.parse().ok()?,
             "delay_ms" => self.delay_ms = number()?,
             "work_ms" => self.work_ms = number()?,
             _ => {

@@ -1,6 +1,7 @@
 //! What sessions ask of the stores of a replica: the rules of a driver, one transaction each.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use opor_core::{Breach, Changeset, DbVersion, DecodeLimits, EncodeOptions, InvalidChange, SiteId};
 use opor_store::{
@@ -55,8 +56,7 @@ pub(crate) struct Merged {
 
 impl Merged {
     fn new(report: &ApplyReport) -> Self {
-        let is_echo = report.rows_brought_back == 0 && report.released == 0;
-        Self { version: report.db_version, echo: report.db_version.filter(|_| is_echo) }
+        Self { version: report.db_version, echo: report.db_version.filter(|_| report.is_echo()) }
     }
 }
 
@@ -119,13 +119,14 @@ pub(crate) fn is_aware(store: &Store, peer: SiteId) -> bool {
 
 fn read(stores: &mut Stores, wanted: &Wanted, judge: bool) -> (Found, bool) {
     let found = match wanted {
-        Wanted::Log { cursor, changes_max, echoes, compress } => {
+        Wanted::Log { cursor, changes_max, echoes, compress, standoff } => {
             // What the peer took for a cursor of this store may be none.
             let Some(mut cursor) = cursor.as_ref().map_or(Some(StoreCursor::start()), of_store) else {
                 return (Found::Behind, true);
             };
             let is_start = cursor == StoreCursor::start();
-            if judge && is_start && stores.reader.horizon().expect("the horizon reads").0 > 0 {
+            let horizon = stores.reader.horizon().expect("the horizon reads");
+            if *standoff && cursor.base < horizon || judge && is_start && horizon.0 > 0 {
                 return (Found::Behind, false);
             }
             if !is_start && !cursor.is_partial() {
@@ -201,7 +202,7 @@ fn apply(node: &mut Node, peer: SiteId, work: Work) -> Result<Merged, Refused> {
             }
             node.partials.remove(&peer);
             let options = node.options().clone();
-            Ok(install(&mut running(node).writer, receiver, &options)?)
+            Ok(install(&mut running(node).writer, receiver, &options, true)?)
         }
     }
 }
@@ -210,9 +211,14 @@ fn install(
     store: &mut Store,
     receiver: SnapshotReceiver,
     options: &opor_store::OpenOptions,
+    of_peer: bool,
 ) -> Result<Merged, Rejection> {
     let image = receiver.finish(options).map_err(|error| refused_image(&error))?;
-    let merged = store.merge_snapshot(&image);
+    let merged = if of_peer {
+        store.merge_snapshot_of_peer(&image, &mut |_| ControlFlow::Continue(()))
+    } else {
+        store.merge_snapshot(&image)
+    };
     image.discard().expect("the file is removed");
     Ok(Merged::new(&merged.map_err(|error| refused_image(&error))?))
 }
@@ -228,7 +234,7 @@ pub(crate) fn carry_snapshot(source: &mut Stores, target: &mut Node) -> Result<O
         receiver.put(index, &chunk).expect("a sound chunk");
     }
     let options = target.options().clone();
-    Ok(install(&mut running(target).writer, receiver, &options)?.version)
+    Ok(install(&mut running(target).writer, receiver, &options, false)?.version)
 }
 
 fn merge(store: &mut Store, peer: SiteId, changeset: &[u8], cursor: &Cursor) -> Result<Merged, Refused> {

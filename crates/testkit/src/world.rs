@@ -99,9 +99,10 @@ impl<'s> World<'s> {
         let time = Arc::new(AtomicU64::new(0));
         let node = |index| Node::new(index, plan, schema, &world, time.clone(), folder.path());
         let nodes = (0..plan.replicas).map(node).collect();
-        let link = |(from, to)| Link {
+        let late = plan.late_links();
+        let link = |(number, (from, to))| Link {
             ends: [from, to],
-            is_cut: false,
+            is_cut: late.contains(&number),
             is_mute: false,
             conn: None,
             mishap: [None; 2],
@@ -116,7 +117,7 @@ impl<'s> World<'s> {
             now: MonoMillis(0),
             time: time.clone(),
             nodes,
-            links: plan.links().into_iter().map(link).collect(),
+            links: plan.links().into_iter().enumerate().map(link).collect(),
             conns: BTreeMap::new(),
             conns_made: 0,
             agenda: BTreeMap::new(),

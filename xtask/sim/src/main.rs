@@ -39,6 +39,12 @@ struct Args {
     /// So many steps in each run.
     #[arg(long)]
     steps: Option<usize>,
+    /// So many links, the last ones, that are not there at first.
+    #[arg(long)]
+    late: Option<usize>,
+    /// How often replicas compact, in thousandths of the steps.
+    #[arg(long)]
+    compact: Option<u64>,
     /// Prints a line for each seed: its trace.
     #[arg(long)]
     traces: bool,
@@ -89,6 +95,8 @@ fn plan(args: &Args, seed: u64) -> Plan {
     plan.replicas = args.replicas.map_or(plan.replicas, |count| count.clamp(2, Plan::REPLICAS_MAX));
     plan.clocks = args.clocks.unwrap_or(plan.clocks);
     plan.steps = args.steps.unwrap_or(plan.steps);
+    plan.late = args.late.unwrap_or(plan.late);
+    plan.faults.compact = args.compact.unwrap_or(plan.faults.compact);
     plan
 }
 

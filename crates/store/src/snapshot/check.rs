@@ -94,6 +94,7 @@ pub(crate) fn check(
     reporter.begin(Phase::Check, records::count(engine.db, catalog.tables.iter().map(|table| table.id))?)?;
     let sites = check_identity(engine, manifest)?;
     check_schema(engine, manifest)?;
+    check_cut(engine)?;
     let newest = engine.db_version();
     let mut stamp = engine.meta.borrow().hlc;
     for table in &catalog.tables {
@@ -136,6 +137,18 @@ pub(crate) fn check(
         clock.check(Hlc::from_version(ColVersion(stamp)), engine.wall.now()).map_err(ImageError::Future)?;
     }
     Ok(reporter.end()?)
+}
+
+/// Checks what is said of deletes that are no longer on record: new rows of the receiver begin past them.
+fn check_cut(engine: &Engine) -> Result<(), ImageError> {
+    if engine.catalog.borrow().compacted {
+        engine.db.integer("SELECT epoch FROM opor_epoch LIMIT 1")?;
+    }
+    let sound = |cl: &u64| cl.is_multiple_of(2) && (2..CausalLength::MAX.0).contains(cl);
+    match engine.clocks.borrow().cut_lengths.values().all(sound) {
+        true => Ok(()),
+        false => Err(ImageError::Foreign("what it has forgotten is out of range")),
+    }
 }
 
 /// Checks what the sender could not store; the newest stamp in it.

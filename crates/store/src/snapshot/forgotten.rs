@@ -14,6 +14,7 @@ use crate::block::CellClock;
 use crate::catalog::Table;
 use crate::colset::ColSet;
 use crate::conflict::{Mask, Masks, masked};
+use crate::engine::Engine;
 use crate::meta;
 use crate::progress::{Phase, Reporter};
 use crate::quarantine::{self, Held};
@@ -26,11 +27,10 @@ impl Store {
         &self,
         source: &Self,
         image: &SnapshotImage,
-        held: DbVersion,
+        held: u64,
         reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, RestoreError> {
         let (sender, horizon) = (image.manifest.site, image.manifest.horizon);
-        let held = self.known_to_sender(image, held)?;
         let pulled = meta::pulled(self.engine.db, sender)?.map_or(0, |cursor| cursor.base.0);
         let mut report = ApplyReport::default();
         // What it deleted since the horizon it tells.
@@ -132,7 +132,11 @@ impl Store {
     ///
     /// What it has acknowledged may be more and may be less: the image may be older than the last pull, and then lacks rows that
     /// nobody deleted; and an acknowledgement may have got lost, of a row that is never pulled again.
-    fn known_to_sender(&self, image: &SnapshotImage, held: DbVersion) -> Result<u64, rusqlite::Error> {
+    pub(super) fn known_to_sender(
+        &self,
+        image: &SnapshotImage,
+        held: DbVersion,
+    ) -> Result<u64, rusqlite::Error> {
         let (db, sender, own) = (self.engine.db, image.manifest.site, self.site_id());
         let told = image.manifest.pulled.iter().find(|pulled| pulled.site == own);
         let mut base = 0;
@@ -188,7 +192,7 @@ impl Forgotten<'_> {
                 push(&mut changes, &self.table.name, row.key, clocks.cl + 1, self.sender, Vec::new());
             } else if let Some(values) = self.values.read(self.table, &row.key)? {
                 let masks = self.masks.of(&self.store.engine, self.table, row.key.as_bytes())?;
-                let cells = self.cells(&mut changes, &clocks, values, &masks)?;
+                let cells = cells_of(&self.store.engine, self.table, &mut changes, &clocks, values, &masks)?;
                 let (own, life) = (self.store.site_id(), (clocks.cl + 2).max(self.cut + 1));
                 self.brought_back += 1;
                 push(&mut changes, &self.table.name, row.key, life, own, cells);
@@ -196,31 +200,39 @@ impl Forgotten<'_> {
         }
         Ok(changes)
     }
-
-    /// The cells of a row as they are, to be written again in its next life.
-    fn cells(
-        &self,
-        changes: &mut Changeset,
-        clocks: &RowClocks,
-        values: Vec<Value>,
-        masks: &[Mask],
-    ) -> Result<Vec<Cell>, rusqlite::Error> {
-        let table = changes.table_index(&self.table.name);
-        let mut cells = Vec::new();
-        for (column, value) in self.table.columns.iter().zip(values) {
-            let clock = clocks.cells.iter().find(|(bit, _)| *bit == column.bit && *bit != ColSet::SENTINEL);
-            let Some((_, known)) = clock else { continue };
-            let value = masked(masks, column.bit, known).cloned().unwrap_or(value);
-            let CellClock { cv, seq, site, .. } = known;
-            let site = changes.site_index(self.store.engine.site_of(*site)?);
-            let clock = Clock { col_version: ColVersion(*cv), db_version: DbVersion(0), seq: *seq, site };
-            cells.push(Cell { column: changes.column_index(table, &column.name), value, clock });
-        }
-        Ok(cells)
-    }
 }
 
-fn push(changes: &mut Changeset, table: &str, key: PackedKey, cl: u64, site: SiteId, cells: Vec<Cell>) {
+/// The cells of a row as they are, to be written again in its next life.
+pub(super) fn cells_of(
+    engine: &Engine,
+    table: &Table,
+    changes: &mut Changeset,
+    clocks: &RowClocks,
+    values: Vec<Value>,
+    masks: &[Mask],
+) -> Result<Vec<Cell>, rusqlite::Error> {
+    let in_changes = changes.table_index(&table.name);
+    let mut cells = Vec::new();
+    for (column, value) in table.columns.iter().zip(values) {
+        let clock = clocks.cells.iter().find(|(bit, _)| *bit == column.bit && *bit != ColSet::SENTINEL);
+        let Some((_, known)) = clock else { continue };
+        let value = masked(masks, column.bit, known).cloned().unwrap_or(value);
+        let CellClock { cv, seq, site, .. } = known;
+        let site = changes.site_index(engine.site_of(*site)?);
+        let clock = Clock { col_version: ColVersion(*cv), db_version: DbVersion(0), seq: *seq, site };
+        cells.push(Cell { column: changes.column_index(in_changes, &column.name), value, clock });
+    }
+    Ok(cells)
+}
+
+pub(super) fn push(
+    changes: &mut Changeset,
+    table: &str,
+    key: PackedKey,
+    cl: u64,
+    site: SiteId,
+    cells: Vec<Cell>,
+) {
     let (table, site) = (changes.table_index(table), changes.site_index(site));
     let seq = changes.rows().len() as u64;
     let sentinel = Clock { col_version: ColVersion(cl), db_version: DbVersion(0), seq, site };

@@ -1,9 +1,11 @@
 //! Merges an image into a replica that has data of its own.
 
 use opor_core::{Changeset, DbVersion};
+use rustc_hash::FxHashMap;
 
 use super::check;
 use super::receive::{RestoreError, SnapshotImage};
+use super::unheard::Unheard;
 use crate::apply::{ApplyError, ApplyOptions, ApplyReport};
 use crate::cursor::Cursor;
 use crate::horizon;
@@ -49,13 +51,32 @@ impl Store {
     /// has no more were deleted there: they are deleted here too. Where something newer was written to such a row here,
     /// it is kept, and comes back for everybody, whole, as if it had been created again.
     ///
+    /// If the sender had not heard of deletes that are forgotten here, it may have rows that were deleted here: such go, or
+    /// come back, for everybody. What the sender writes to them before it hears of that may be lost. Two that are linked
+    /// use [`merge_snapshot_of_peer`](Self::merge_snapshot_of_peer).
+    ///
     /// It is one commit: nobody sees a part of it, and other writers wait until it is done, so give them a long enough
     /// busy timeout. Memory does not grow with the image; the write-ahead log does, by about what is new.
     ///
     /// # Errors
     /// See [`RestoreError`]; nothing has changed then.
     pub fn merge_snapshot(&mut self, image: &SnapshotImage) -> Result<ApplyReport, RestoreError> {
-        self.merge_image(image, DbVersion(0), &mut Reporter::silent())
+        self.merge_image(image, DbVersion(0), Unheard::Judged, &mut Reporter::silent())
+    }
+
+    /// As [`merge_snapshot_watched`](Self::merge_snapshot_watched), from a peer that takes a snapshot of this replica next if it
+    /// has not heard of deletes that are forgotten here, before anything else is pulled from it. Rows that may have been
+    /// deleted here are then left out ([`ApplyReport::rows_left_out`]): the peer decides on them when it merges
+    /// that snapshot, and loses no write. As long as rows are left out, the cursor for the peer stays where it was.
+    ///
+    /// # Errors
+    /// As [`merge_snapshot`](Self::merge_snapshot), or [`RestoreError::Cancelled`].
+    pub fn merge_snapshot_of_peer(
+        &mut self,
+        image: &SnapshotImage,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<ApplyReport, RestoreError> {
+        self.merge_image(image, DbVersion(0), Unheard::Left, &mut Reporter::to(watcher))
     }
 
     /// As [`merge_snapshot`](Self::merge_snapshot), and tells what the manifest cannot: that all of the log here up to `held`
@@ -69,7 +90,7 @@ impl Store {
         image: &SnapshotImage,
         held: DbVersion,
     ) -> Result<ApplyReport, RestoreError> {
-        self.merge_image(image, held, &mut Reporter::silent())
+        self.merge_image(image, held, Unheard::Judged, &mut Reporter::silent())
     }
 
     /// As [`merge_snapshot`](Self::merge_snapshot), and tells a watcher how far it is.
@@ -81,13 +102,14 @@ impl Store {
         image: &SnapshotImage,
         watcher: &mut Watcher<'_>,
     ) -> Result<ApplyReport, RestoreError> {
-        self.merge_image(image, DbVersion(0), &mut Reporter::to(watcher))
+        self.merge_image(image, DbVersion(0), Unheard::Judged, &mut Reporter::to(watcher))
     }
 
     fn merge_image(
         &self,
         image: &SnapshotImage,
         held: DbVersion,
+        unheard: Unheard,
         reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, RestoreError> {
         if !self.is_autocommit() {
@@ -99,12 +121,21 @@ impl Store {
         let source = check::open(&image.path, &OpenOptions::new()).map_err(RestoreError::Open)?;
         self.engine.look_around()?;
         let merged = self.merging(true, || {
-            let mut report = self.merge_pieces(&source, reporter)?;
+            let held = self.known_to_sender(image, held)?;
+            // What other connections have written and cut is known from here on.
+            let mut report = self.merge_piece(&Changeset::new(), &mut Reporter::silent())?;
+            let has_missed = held < self.engine.horizon.get();
+            if has_missed && unheard == Unheard::Judged {
+                report.add(self.judge_unheard(&source, &image.manifest, reporter)?);
+            }
+            let leave_out = has_missed && unheard == Unheard::Left;
+            report.add(self.merge_pieces(&source, leave_out, reporter)?);
             report.add(self.follow_forgotten(&source, image, held, reporter)?);
-            self.engine.uncaptured(|| self.take_over_cut(&source).and_then(|()| self.move_cursor(image)))?;
-            // What was brought back is news to the sender, and what had waited here for its table may be.
-            let is_its_own = report.rows_brought_back == 0 && report.released == 0;
-            if let Some(version) = report.db_version.filter(|_| is_its_own) {
+            self.engine.uncaptured(|| self.take_over_cut(&source))?;
+            if report.rows_left_out == 0 {
+                self.engine.uncaptured(|| self.move_cursor(image))?;
+            }
+            if let Some(version) = report.db_version.filter(|_| report.is_echo()) {
                 let sender = image.manifest.site;
                 self.engine.uncaptured(|| meta::note_sent(self.engine.db, sender, version.0))?;
             }
@@ -115,7 +146,12 @@ impl Store {
         merged
     }
 
-    fn merge_pieces(&self, source: &Self, reporter: &mut Reporter<'_>) -> Result<ApplyReport, RestoreError> {
+    fn merge_pieces(
+        &self,
+        source: &Self,
+        leave_out: bool,
+        reporter: &mut Reporter<'_>,
+    ) -> Result<ApplyReport, RestoreError> {
         let mut total = 0;
         for table in &source.engine.catalog.borrow().tables {
             let rows = source.engine.db.integer(&format!("SELECT count(*) FROM {}", table.sql_name()))?;
@@ -123,9 +159,14 @@ impl Store {
         }
         reporter.begin(Phase::Merge, total)?;
         let mut report = ApplyReport::default();
-        let mut cursor = Cursor::start();
+        let (mut cursor, mut lookups) = (Cursor::start(), FxHashMap::default());
         loop {
-            let batch = source.changes(&cursor, PIECE_CHANGES)?;
+            let mut batch = source.changes(&cursor, PIECE_CHANGES)?;
+            if leave_out {
+                let (rest, left_out) = self.without_unheard(batch.changeset, &mut lookups)?;
+                batch.changeset = rest;
+                report.rows_left_out += left_out;
+            }
             report.add(self.merge_piece(&batch.changeset, reporter)?);
             if batch.done {
                 reporter.end()?;

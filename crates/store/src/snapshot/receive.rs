@@ -16,6 +16,7 @@ use super::stream::COMPRESSED_BYTES_MAX;
 use super::strip;
 use crate::apply::ApplyError;
 use crate::cursor::Cursor;
+use crate::horizon;
 use crate::meta;
 use crate::options::OpenOptions;
 use crate::progress::{Reporter, Watcher};
@@ -333,6 +334,7 @@ impl SnapshotImage {
         let cursor = Cursor { base: db_version, epoch: Some(epoch), position: None };
         db.exec("BEGIN IMMEDIATE")?;
         meta::save_own_site(db, site)?;
+        horizon::forget_cursors(db)?;
         meta::new_epoch(db)?;
         meta::save_pulled(db, sender, &cursor)?;
         // All there is has come from the sender, so the sender has it.

@@ -44,7 +44,7 @@ pub(crate) fn strip(copy: &Engine, reporter: &mut Reporter<'_>) -> Result<(), Ha
     let emptied = copy.uncaptured(|| -> Result<bool, Halt> {
         give_up_site(db, &tables, reporter)?;
         db.exec("DELETE FROM opor_cursor; DELETE FROM opor_incident; DELETE FROM crsql_tracked_peers")?;
-        horizon::forget_cursors(db)?;
+        horizon::forget_marks(db)?;
         Ok(empty_local_tables(copy)?)
     })?;
     db.exec("COMMIT")?;

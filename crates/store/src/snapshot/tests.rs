@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use opor_core::{DbVersion, SiteId};
+use opor_core::{CausalLength, DbVersion, SiteId};
 use rusqlite::Connection;
 
 use super::manifest::CHUNK_BYTES;
@@ -239,6 +239,21 @@ fn clocks_that_would_wedge_the_receiver_are_refused() {
     future((1 << 53) - 1);
     let forged = forge("UPDATE opor_meta SET hlc = -1", as_it_is);
     assert!(matches!(forged, ImageError::Future(_)), "{forged:?}");
+}
+
+/// New rows of whoever takes the image begin past these.
+#[test]
+fn forgotten_deletes_that_would_wedge_the_receiver_are_refused() {
+    let create = "CREATE TABLE opor_horizon(id INTEGER PRIMARY KEY, db_version INTEGER NOT NULL);
+        CREATE TABLE opor_cut(table_id INTEGER PRIMARY KEY, cl INTEGER NOT NULL); INSERT INTO opor_horizon VALUES (1, 0);";
+    let epochs = "CREATE TABLE opor_epoch(id INTEGER PRIMARY KEY, epoch INTEGER NOT NULL);";
+    for cl in [0, 3, -2, i64::MAX, CausalLength::MAX.0.cast_signed(), CausalLength::MAX.0.cast_signed() + 1] {
+        let forged = forge(&format!("{create} {epochs} INSERT INTO opor_cut VALUES (1, {cl})"), as_it_is);
+        let expected = "what it has forgotten is out of range";
+        assert!(matches!(forged, ImageError::Foreign(what) if what == expected), "{cl}: {forged:?}");
+    }
+    let forged = forge(create, as_it_is);
+    assert!(matches!(forged, ImageError::Sqlite(_)), "{forged:?}");
 }
 
 #[test]

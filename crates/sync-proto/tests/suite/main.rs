@@ -11,5 +11,6 @@ mod replica;
 mod rng;
 mod simulator;
 mod snapshots;
+mod standoff;
 mod timeouts;
 mod world;

@@ -139,7 +139,7 @@ impl Replica {
 
     pub(crate) fn read(&mut self, wanted: &Wanted) -> Found {
         match wanted {
-            Wanted::Log { cursor, changes_max, echoes, compress } => {
+            Wanted::Log { cursor, changes_max, echoes, compress, standoff: _ } => {
                 self.read_log(cursor.as_ref(), *changes_max, echoes, *compress)
             }
             Wanted::Snapshot { .. } if !self.has_snapshots => Found::NoSnapshot,

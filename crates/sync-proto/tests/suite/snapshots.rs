@@ -206,9 +206,11 @@ fn asking_for_a_snapshot_releases() {
     lone.check_said(Message::Pull { cursor: None, limit: 0 });
     lone.say(Message::Pull { cursor: None, limit: 0 });
     lone.say(Message::Behind { snapshot: true });
-    assert_eq!(lone.drain(), [Output::Event(Event::Open), Output::Event(Event::Behind { snapshot: true })]);
+    let told = [Output::Event(Event::Open), Output::Event(Event::Behind { snapshot: true })];
+    assert_eq!([lone.poll(), lone.poll()], told);
     lone.input(Input::Restart(Ask::Snapshot(None)));
     lone.check_said(Message::Fetch { resume: None, limit: config().window as u64 });
+    assert_eq!(lone.drain(), []);
 }
 
 /// A peer that takes nothing has said all the same what it holds: two that hold each other back wait for that.
@@ -242,6 +244,25 @@ fn the_cursor_of_a_peer_that_takes_nothing_is_looked_at() {
     lone.find(Found::Behind);
     lone.check_said(Message::Behind { snapshot: true });
     assert_eq!(lone.drain(), [], "its cursor is of no use");
+}
+
+/// What was read for a look is one change. It is not sent even when credit has come meanwhile: a commit travels as a whole.
+#[test]
+fn what_was_read_for_a_look_is_not_sent() {
+    let mut lone = Lone::admitted(config(), hello(), Ask::Log(None));
+    lone.say(Message::Pull { cursor: Some(cursor("5@1")), limit: 0 });
+    assert_eq!(lone.poll(), Output::Event(Event::Open));
+    let Output::Read { req, wanted: Wanted::Log { changes_max: 1, .. } } = lone.poll() else {
+        panic!("the cursor is not looked at")
+    };
+    lone.say(Message::Ack { items: 0, limit: 1 << 20 });
+    let found = Found::Batch { changeset: vec![7; 50], cursor: cursor("5@1:6.1.0"), done: false };
+    lone.input(Input::Read { req, found });
+    assert_eq!(lone.poll(), Output::Event(Event::Acknowledged(cursor("5@1"))));
+    let Output::Read { wanted: Wanted::Log { cursor: from, changes_max, .. }, .. } = lone.poll() else {
+        panic!("it is not read again")
+    };
+    assert_eq!((from, changes_max), (Some(cursor("5@1")), config().changes_max));
 }
 
 /// A snapshot is not asked of a peer that gives none; the driver hears of it as if the peer had said so.

@@ -4,7 +4,7 @@ use opor_testkit::{Clocks, Event, Faults, Invariant, Plan, Replay, Schema, Step,
 
 fn calm(seed: u64, topology: Topology, clocks: Clocks) -> Plan {
     let plan = Plan::from_seed(seed);
-    Plan { topology, clocks, replicas: 4, steps: 60, faults: Faults::NONE, ..plan }
+    Plan { topology, clocks, replicas: 4, steps: 60, late: 0, faults: Faults::NONE, ..plan }
 }
 
 #[test]
