@@ -11,6 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::remote::Remote;
 use crate::database::{self, Kind};
+use crate::trust::NotTrusted;
 use crate::web::{self, Answer};
 
 /// What came of it.
@@ -95,8 +96,12 @@ async fn ask(
     token: Option<&str>,
     body: Option<&Json>,
 ) -> Result<Answer, Failed> {
-    let answer = web::send(method, url, token, body).await;
-    answer.map_err(|error| Failed::Unreachable(error.context(format!("cannot reach {}", remote.shown))))
+    let answer = web::send(method, url, remote.trust.as_ref(), token, body).await;
+    answer.map_err(|error| {
+        let is_final = error.is::<NotTrusted>();
+        let error = error.context(format!("cannot reach {}", remote.shown));
+        if is_final { Failed::Refused(error) } else { Failed::Unreachable(error) }
+    })
 }
 
 fn judge(file: &Path, remote: &Remote, answer: &Answer, proposed: bool) -> Failed {
