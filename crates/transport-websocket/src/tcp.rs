@@ -66,3 +66,30 @@ fn is_out_of_files(error: &Error) -> bool {
     const EMFILE: i32 = 24;
     cfg!(unix) && matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_later_tries_may_mend_is_told_from_what_they_cannot() {
+        for (kind, due) in [
+            (ErrorKind::PermissionDenied, Kind::Misconfigured),
+            (ErrorKind::InvalidInput, Kind::Misconfigured),
+            (ErrorKind::AddrInUse, Kind::Exhausted),
+            (ErrorKind::AddrNotAvailable, Kind::Exhausted),
+            (ErrorKind::ConnectionRefused, Kind::Unreachable),
+            (ErrorKind::NotFound, Kind::Unreachable),
+        ] {
+            assert_eq!(kind_of(&kind.into()), due, "{kind}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn too_many_open_files_pass() {
+        for number in [23, 24] {
+            assert_eq!(kind_of(&Error::from_raw_os_error(number)), Kind::Exhausted);
+        }
+    }
+}
