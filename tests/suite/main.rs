@@ -9,6 +9,7 @@ mod deviations;
 mod faults;
 mod golden;
 mod histories;
+mod holding;
 mod hostile;
 mod invariants;
 mod model_histories;
