@@ -13,7 +13,7 @@ use opor_hub::{Hub, HubEvent, HubOptions, RoomSchema, SyncEvent, Timeouts, liste
 use opor_store::OpenOptions;
 use opor_sync_proto::{Capabilities, Hello, MAJOR, Message, Token};
 use opor_transport_http::{Downstream, HttpDialer};
-use opor_transport_traits::{Dialer, Receiver, Sender};
+use opor_transport_traits::{Dialer, Received, Receiver, Sender};
 use opor_transport_websocket::SUBPROTOCOL;
 use opor_transport_websocket::tokio_tungstenite::tungstenite::Message as WsMessage;
 use opor_transport_websocket::tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -96,12 +96,12 @@ async fn deaf_websocket(address: SocketAddr, peer: u8) -> WebSocketStream<TcpStr
 
 /// The same over HTTP. Its end of the link is in this process too, and holds what the transport says.
 async fn deaf_http(address: SocketAddr, peer: u8) -> (Box<dyn Sender>, Box<dyn Receiver>) {
-    let way = if peer % 2 == 0 { Downstream::Events } else { Downstream::LongPoll };
+    let way = if peer.is_multiple_of(2) { Downstream::Events } else { Downstream::LongPoll };
     let dialer = HttpDialer::new(&format!("http://{address}/http-sync/garden")).expect("an address");
     let link = dialer.with_downstream(way).dial().await.expect("the hub listens");
     let (mut sender, mut receiver) = link.split();
     sender.send(hello(peer).into()).await.expect("it is sent");
-    receiver.recv().await.expect("a frame");
+    assert!(matches!(receiver.recv().await, Ok(Received::Frame(_))), "the hello of the hub");
     sender.send(pull().into()).await.expect("it is sent");
     (sender, receiver)
 }
@@ -121,7 +121,7 @@ async fn upload(address: SocketAddr, number: usize, body: &[u8], together: &Barr
     stream.write_all(most).await.expect("the hub reads");
     together.wait().await;
     stream.write_all(&[*last]).await.expect("the hub reads");
-    if number % 4 != 0 {
+    if !number.is_multiple_of(4) {
         stream.write_all(b"\r\n0\r\n\r\n").await.expect("the hub reads");
     }
     let mut answer = String::new();

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use opor_transport_traits::{
     Bytes, CloseCode, CloseReason, Link, Peer, Received, TransportErrorKind as Kind,
 };
@@ -19,11 +19,18 @@ type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
 /// What fits between both ends: less than a frame.
 const WIRE: usize = 1024;
 
-/// A link, and the peer that speaks WebSocket to it.
+/// A link of a server, and the peer that speaks WebSocket to it.
 async fn scene() -> Result<(Link, WebSocketStream<DuplexStream>), Box<dyn Error + Send + Sync>> {
+    between(Role::Server, Role::Client).await
+}
+
+async fn between(
+    near_is: Role,
+    far_is: Role,
+) -> Result<(Link, WebSocketStream<DuplexStream>), Box<dyn Error + Send + Sync>> {
     let (near, far) = tokio::io::duplex(WIRE);
-    let near = WebSocketStream::from_raw_socket(near, Role::Server, Some(socket_config())).await;
-    let far = WebSocketStream::from_raw_socket(far, Role::Client, Some(socket_config())).await;
+    let near = WebSocketStream::from_raw_socket(near, near_is, Some(socket_config())).await;
+    let far = WebSocketStream::from_raw_socket(far, far_is, Some(socket_config())).await;
     Ok((link(near, Peer::new("far"))?, far))
 }
 
@@ -107,5 +114,39 @@ async fn a_send_that_waits_for_room_hears_of_the_peers_close() -> Outcome {
     // What had been taken over comes before the answer.
     assert_eq!(peer.next().await.transpose()?, Some(Message::Binary(vec![7; FRAME_MAX].into())));
     assert!(matches!(peer.next().await.transpose()?, Some(Message::Close(_))));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_after_a_close_that_nobody_receives_is_read_away() -> Outcome {
+    let (link, mut peer) = scene().await?;
+    let (mut sender, receiver) = link.split();
+    sender.close(CloseReason::new(CloseCode::DONE)).await?;
+    drop((sender, receiver));
+    let begun = Instant::now();
+    for _ in 0..64 {
+        timeout(10 * LINGER, peer.send(Message::Binary(vec![7; 512].into()))).await??;
+    }
+    // The peer hears of the close, its library answers, and the server ends the connection at once.
+    while let Some(message) = timeout(10 * LINGER, peer.next()).await? {
+        assert!(matches!(message?, Message::Close(_)));
+    }
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_lets_the_server_end_the_connection() -> Outcome {
+    let (link, mut peer) = between(Role::Client, Role::Client).await?;
+    let (mut sender, mut receiver) = link.split();
+    sender.close(CloseReason::new(CloseCode::DONE)).await?;
+    // By hand, because the library of a server would end the connection: an answer with the same code.
+    let wire = peer.get_mut();
+    let mut heard = [0; 64];
+    assert!(wire.read(&mut heard).await? > 0, "the close");
+    wire.write_all(&[0x88, 0x02, 0x03, 0xe8]).await?;
+    assert!(matches!(receiver.recv().await?, Received::Closed(_)));
+    tokio::time::advance(LINGER / 2).await;
+    assert!(wire.read(&mut heard).now_or_never().is_none(), "the client has ended the connection");
     Ok(())
 }

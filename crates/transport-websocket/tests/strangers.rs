@@ -257,6 +257,22 @@ async fn handshakes_end_with_their_listener() -> Outcome {
 }
 
 #[tokio::test]
+async fn a_listener_that_is_dropped_gives_its_port_back() -> Outcome {
+    let listener = listen(ListenOptions::default())?;
+    let address: std::net::SocketAddr =
+        listener.address().split('/').nth(2).expect("an address").parse().expect("an address");
+    drop(listener);
+    let again = async {
+        // Its task ends in the background.
+        while WebSocketListener::bind(address, ListenOptions::default()).is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), again).await?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn who_shows_nothing_is_told_what_to_show() -> Outcome {
     let listener = listen(ListenOptions::default().with_judge(|_| Verdict::Unauthorized))?;
     let request = ClientRequestBuilder::new(listener.address().parse()?).with_sub_protocol(SUBPROTOCOL);
@@ -433,10 +449,46 @@ async fn who_cannot_be_trusted_is_not_spoken_to() -> Outcome {
 #[cfg(feature = "tls")]
 #[tokio::test]
 async fn who_has_no_certificate_where_one_is_due_is_refused() -> Outcome {
-    let (server, client) = certificate::that_wants_one_of_the_client();
-    let secure = listen(ListenOptions::default().with_tls(server))?;
+    use std::sync::Arc;
+
+    use opor_transport_websocket::rustls::server::WebPkiClientVerifier;
+    use opor_transport_websocket::rustls::{RootCertStore, ServerConfig, crypto, version};
+
+    let (certificate, key, client) = certificate::make();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone())?;
+    let provider = Arc::new(crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+    // With TLS 1.2 the client learns of it before it says anything.
+    let server = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&version::TLS12])?;
+    let server = server.with_client_cert_verifier(verifier).with_single_cert(vec![certificate], key)?;
+    let secure = listen(ListenOptions::default().with_tls(Arc::new(server)))?;
     let dialer = WebSocketDialer::new(secure.address())?.with_tls(client);
     let error = dialer.dial().await.expect_err("it shows no certificate");
     assert_eq!(error.kind(), Kind::Refused, "{error:?}");
+    Ok(())
+}
+
+/// TLS tells an end in order from a connection that somebody cut.
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn over_tls_the_connection_ends_in_order() -> Outcome {
+    use opor_transport_websocket::rustls::pki_types::ServerName;
+
+    let (server, client) = certificate::for_this_machine();
+    let mut secure = listen(ListenOptions::default().with_tls(server))?;
+    let stream = tokio_rustls::TlsConnector::from(client)
+        .connect(ServerName::try_from("127.0.0.1")?, connect(&secure).await?)
+        .await?;
+    let request = ClientRequestBuilder::new(secure.address().parse()?).with_sub_protocol(SUBPROTOCOL);
+    let (mut socket, _) = client_async(request, stream).await?;
+    let (mut sender, mut receiver) = secure.accept().await?.split();
+    sender.send(Bytes::from_static(b"last")).await?;
+    socket.send(Message::Close(None)).await?;
+    assert!(matches!(receiver.recv().await?, Received::Closed(_)));
+    assert_eq!(socket.next().await.transpose()?, Some(Message::Binary(Bytes::from_static(b"last"))));
+    assert!(matches!(socket.next().await.transpose()?, Some(Message::Close(_))));
+    // Without the farewell of TLS this would be an error.
+    assert_eq!(socket.get_mut().read(&mut [0; 16]).await?, 0);
     Ok(())
 }

@@ -243,7 +243,7 @@ impl Sync {
         let mut events = syncing.events();
         let mut status = syncing.peers()[0].status();
         let mut progress = Progress { target, ..Progress::default() };
-        view.expects(target, DbVersion(agreed.db_version));
+        view.expects(target, agreed.db_version.map(DbVersion));
         let end = tokio::select! {
             end = self.watch_events(store, &mut events, &mut status, &mut progress, view) => end,
             () = signals.next() => Ok(End::Interrupted),

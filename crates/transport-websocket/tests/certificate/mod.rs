@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use opor_transport_websocket::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use opor_transport_websocket::rustls::server::WebPkiClientVerifier;
-use opor_transport_websocket::rustls::{ClientConfig, RootCertStore, ServerConfig, crypto, version};
+use opor_transport_websocket::rustls::{ClientConfig, RootCertStore, ServerConfig, crypto};
 
 /// A certificate, its key, and a client that trusts it and shows none.
-fn make() -> (CertificateDer<'static>, PrivateKeyDer<'static>, Arc<ClientConfig>) {
+pub(crate) fn make() -> (CertificateDer<'static>, PrivateKeyDer<'static>, Arc<ClientConfig>) {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
     let certificate = made.cert.der().clone();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
@@ -26,18 +25,4 @@ pub(crate) fn for_this_machine() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
     let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let server = server.expect("versions").with_no_client_auth().with_single_cert(vec![certificate], key);
     (Arc::new(server.expect("the key of the certificate")), client)
-}
-
-/// A server that wants a certificate of the client, and a client that has none. Of TLS 1.2, where the client learns of it
-/// before it says anything.
-#[allow(dead_code, reason = "one of two tests that share this uses it")]
-pub(crate) fn that_wants_one_of_the_client() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
-    let (certificate, key, client) = make();
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate.clone()).expect("a certificate that can be trusted");
-    let provider = Arc::new(crypto::ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-    let server = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&version::TLS12]);
-    let server = server.expect("versions").with_client_cert_verifier(verifier.build().expect("a verifier"));
-    (Arc::new(server.with_single_cert(vec![certificate], key).expect("the key")), client)
 }

@@ -82,7 +82,7 @@ pub(crate) async fn follow(
     // Nothing has run since, on a runtime of one thread: the first event is not missed.
     let (mut events, mut status, mut published) = (room.events(), room.status(), room.published());
     let mut following = Following { watch, view, progress: Progress { target, ..Progress::default() } };
-    following.view.expects(target, DbVersion(0));
+    following.view.expects(target, None);
     let end = tokio::select! {
         end = following.run(&mut events, &mut status, &mut published) => end,
         () = signals.next() => Ok(End::Interrupted),
