@@ -102,6 +102,9 @@ async fn whoever_is_let_in_syncs_with_all_others() {
 
     // Where there are no tokens, none is asked for.
     let open = Served::new(|options| options);
+    let (error, bye, close) = knocks(&open.hub, "garden", None).await;
+    assert!(matches!(error, HubError::UnknownRoom { .. }), "{error:?}");
+    assert_eq!((bye, close), (ByeCode::Room, CloseCode::REFUSED));
     open.make("garden", &[]).await;
     let [d, e] = [joins(&open, None).await, joins(&open, Some("whatever")).await];
     d.write("INSERT INTO todos VALUES (1, 'x')").await;
