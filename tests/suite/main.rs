@@ -10,6 +10,7 @@ mod faults;
 mod feed;
 mod golden;
 mod histories;
+mod holding;
 mod hostile;
 mod invariants;
 mod model_histories;

@@ -17,6 +17,7 @@ mod style;
 mod sync;
 mod table;
 mod token;
+mod trust;
 mod web;
 
 use std::io::{self, Write};

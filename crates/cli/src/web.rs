@@ -1,6 +1,5 @@
 //! A small HTTP client, with and without TLS: one request for each connection.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -9,11 +8,12 @@ use http_body_util::{BodyExt, Limited};
 use hyper::{Method, Request, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
 use opor_transport_websocket::rustls::pki_types::ServerName;
-use opor_transport_websocket::rustls::{ClientConfig, RootCertStore, crypto};
 use serde_json::Value as Json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::trust::Trust;
 
 /// A request and its answer may take so long.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -41,17 +41,19 @@ impl Answer {
     }
 }
 
-/// Sends JSON to `http://` or `https://`, and reads JSON.
+/// Sends JSON over TLS where somebody is `trust`ed, over plain HTTP otherwise, and reads JSON.
 ///
 /// # Errors
-/// When no answer comes. One that reports an error is an answer.
+/// When no answer comes. One that reports an error is an answer. [`NotTrusted`](crate::trust::NotTrusted), when the
+/// server shows a certificate that nobody we trust vouches for; nothing has been sent then.
 pub(crate) async fn send(
     method: Method,
     url: &Uri,
+    trust: Option<&Trust>,
     token: Option<&str>,
     body: Option<&Json>,
 ) -> anyhow::Result<Answer> {
-    let exchange = exchange(method, url, token, body);
+    let exchange = exchange(method, url, trust, token, body);
     let answered = tokio::time::timeout(TIMEOUT, exchange).await;
     answered.unwrap_or_else(|_| bail!("no answer within {} s", TIMEOUT.as_secs()))
 }
@@ -59,6 +61,7 @@ pub(crate) async fn send(
 async fn exchange(
     method: Method,
     url: &Uri,
+    trust: Option<&Trust>,
     token: Option<&str>,
     body: Option<&Json>,
 ) -> anyhow::Result<Answer> {
@@ -79,30 +82,21 @@ async fn exchange(
         None => Body::empty(),
     };
     let request = request.body(body).context("the request cannot be sent")?;
-    let secure = url.scheme_str() == Some("https");
     let host = authority.host();
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    let port = authority.port_u16().unwrap_or(if trust.is_some() { 443 } else { 80 });
     let stream = TcpStream::connect((host, port)).await.context("nobody answers")?;
     stream.set_nodelay(true)?;
-    if secure {
-        let stream = encrypted(host, stream).await.context("TLS cannot be agreed on")?;
-        return converse(stream, request).await;
+    match trust {
+        Some(trust) => converse(encrypted(trust, host, stream).await?, request).await,
+        None => converse(stream, request).await,
     }
-    converse(stream, request).await
 }
 
-async fn encrypted(
-    host: &str,
-    stream: TcpStream,
-) -> anyhow::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
-    let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from(host.to_owned())?;
-    Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
+async fn encrypted(trust: &Trust, host: &str, stream: TcpStream) -> anyhow::Result<TlsStream<TcpStream>> {
+    let name = ServerName::try_from(host.to_owned()).context("the address names no host")?;
+    let encrypted = trust.connector().connect(name, stream).await;
+    encrypted.map_err(|error| trust.explain(host, error))
 }
 
 async fn converse<S>(stream: S, request: Request<Body>) -> anyhow::Result<Answer>

@@ -6,6 +6,7 @@
 
 use opor_core::{Changeset, DbVersion, SiteId};
 use opor_store::{ApplyError, ApplyOptions, Cursor, Store, StoreError};
+use opor_sync_proto::Echoes;
 
 use crate::names::Keys;
 
@@ -88,6 +89,23 @@ pub(crate) fn save_outbox(store: &mut Store, keys: Keys, outbox: Outbox) -> Resu
     Ok(())
 }
 
+/// Notes how much of our own log need not be published, because merges of what came from that stream took the versions that
+/// follow what has been. Does nothing before a replica has been published to that stream.
+///
+/// # Durability
+/// As durable as a commit; a crash before it repeats messages, which changes nothing.
+pub(crate) fn skip_echoes(
+    store: &mut Store,
+    keys: Keys,
+    life: u64,
+    echoes: &Echoes,
+) -> Result<(), ApplyError> {
+    let known = load(store, keys).map_err(|StoreError { .. }| ApplyError::Cancelled)?;
+    let Some(outbox) = known.outbox.filter(|outbox| outbox.life == life) else { return Ok(()) };
+    let version = echoes.past(outbox.version);
+    if version > outbox.version { save_outbox(store, keys, Outbox { version, ..outbox }) } else { Ok(()) }
+}
+
 /// Notes that a message was left out, or with `None` that none is.
 pub(crate) fn save_hole(store: &mut Store, keys: Keys, hole: Option<(u64, u64)>) -> Result<(), ApplyError> {
     let (life, sequence) = hole.unwrap_or((0, 0));
@@ -135,5 +153,27 @@ mod tests {
         assert_eq!(load(&store, keys).expect("it reads"), all);
         save_hole(&mut store, keys, None).expect("kept");
         assert_eq!(load(&store, keys).expect("it reads").hole, None);
+    }
+
+    #[test]
+    fn what_came_from_a_stream_is_noted_as_far_as_nothing_of_our_own_is_before_it() {
+        let mut store = Store::open_in_memory().expect("a store");
+        let keys = Names::new("opor", "garden").keys;
+        let version =
+            |store: &Store| load(store, keys).expect("it reads").outbox.map(|outbox| outbox.version.0);
+        let mut echoes = Echoes::default();
+        for version in [4, 5, 6, 8, 9] {
+            echoes.note(DbVersion(version));
+        }
+        skip_echoes(&mut store, keys, 7, &echoes).expect("it asks");
+        assert_eq!(version(&store), None, "it has never been here");
+        let anchor = Anchor { sequence: 9, digest: digest(b"message") };
+        let outbox = Outbox { life: 7, version: DbVersion(3), anchor };
+        save_outbox(&mut store, keys, outbox).expect("kept");
+        skip_echoes(&mut store, keys, 8, &echoes).expect("it asks");
+        assert_eq!(version(&store), Some(3), "they came from another stream");
+        skip_echoes(&mut store, keys, 7, &echoes).expect("it asks");
+        let kept = load(&store, keys).expect("it reads").outbox;
+        assert_eq!(kept, Some(Outbox { version: DbVersion(6), ..outbox }), "7 is our own");
     }
 }

@@ -52,6 +52,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) verified: u64,
     /// Messages that were read since.
     pub(crate) unverified: usize,
+    /// Merges of which the database does not know that they need not be published.
+    pub(crate) unskipped: usize,
 }
 
 /// The first message that was left out and may fit later; it is tried again at each connection, and now and then.
@@ -236,14 +238,27 @@ impl Reader<'_> {
         };
         let outcome = self.shared.store.write(job).await?.map_err(|error| RoomError::store(&error))?;
         match outcome {
-            Outcome::Merged { rows, changes, unchanged, version, .. } => {
+            Outcome::Merged { rows, changes, unchanged, version, is_echo } => {
                 self.inbox = inbox;
                 self.unsaved = 0;
                 self.shared.tell(RoomEvent::Merged { sequence, site, rows, changes, unchanged, version });
-                Ok(())
+                self.unskipped += usize::from(is_echo && version.is_some());
+                self.skip_echoes().await
             }
             Outcome::Skipped(why, detail) => self.skip(anchor, why, detail).await,
         }
+    }
+
+    /// Now and then notes what need not be published, as long as the writer waits for this reader and does not note it itself:
+    /// else all that came up to a crash would be published once more.
+    async fn skip_echoes(&mut self) -> Result<(), RoomError> {
+        if self.unskipped < BATCH || *self.visit.caught_up.borrow() {
+            return Ok(());
+        }
+        self.unskipped = 0;
+        let (keys, life, echoes) = (self.room.names.keys, self.room.life, self.shared.echoes.clone());
+        let job = move |store: &mut Store| bookmark::skip_echoes(store, keys, life, &locked(&echoes));
+        self.shared.store.write(job).await?.map_err(|error| RoomError::store(&error))
     }
 
     async fn save_hole(&self) -> Result<(), RoomError> {
@@ -343,5 +358,19 @@ fn skip_of(error: &ApplyError) -> Option<Skip> {
         | ApplyError::QuarantineFull { .. }
         | ApplyError::Constraint { .. } => Some(Skip::Schema),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_merge_adds_of_its_own_is_published() {
+        let report =
+            ApplyReport { db_version: Some(DbVersion(7)), rows_inserted: 3, ..ApplyReport::default() };
+        assert!(is_echo(&report));
+        assert!(!is_echo(&ApplyReport { rows_brought_back: 1, ..report.clone() }));
+        assert!(!is_echo(&ApplyReport { released: 1, ..report }));
     }
 }

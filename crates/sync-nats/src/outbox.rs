@@ -89,9 +89,24 @@ impl Writer<'_> {
         }
     }
 
+    /// Goes on from the place in the database.
+    pub(crate) async fn reload(&mut self) -> Result<(), RoomError> {
+        let keys = self.room.names.keys;
+        let known = self.shared.store.read(move |store| bookmark::load(store, keys)).await?;
+        let known = known.map_err(|error| RoomError::store(&error))?;
+        if let Some(outbox) = known.outbox.filter(|outbox| outbox.life == self.room.life) {
+            self.outbox = outbox;
+        }
+        Ok(())
+    }
+
     /// Publishes what there is.
     async fn publish_all(&mut self) -> Result<Option<Stopped>, RoomError> {
-        let mut cursor = Cursor::at(self.outbox.version);
+        // What came from the room need not be read to be left out; after a catch-up that is everything.
+        let past = locked(&self.shared.echoes).past(self.outbox.version);
+        self.unsaved |= past != self.outbox.version;
+        self.outbox.version = past;
+        let mut cursor = Cursor::at(past);
         let mut most = CHANGES_MAX;
         let mut told = false;
         loop {

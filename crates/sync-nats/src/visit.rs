@@ -75,8 +75,10 @@ async fn publishing(
     let (shared, room) = (writer.shared, writer.room);
     // What others deleted is known before anything is published that it may concern.
     visit.until_caught_up().await;
-    if is_reset {
-        reset::publish_missing(shared, visit, room, writer, scratch).await?;
+    match is_reset {
+        true => reset::publish_missing(shared, visit, room, writer, scratch).await?,
+        // The reader has noted meanwhile what need not be published.
+        false => writer.reload().await?,
     }
     loop {
         shared.status.send_replace(RoomStatus::Live);
@@ -201,6 +203,7 @@ async fn enter<'a>(
         unsaved: 0,
         verified: inbox.anchor.sequence,
         unverified: 0,
+        unskipped: 0,
     };
     Ok((reader, scratch))
 }

@@ -230,6 +230,8 @@ async fn watch_over(registry: Arc<Registry>, id: Box<str>, entry: Arc<Entry>) {
 mod tests {
     use std::time::Duration;
 
+    use opor_transport_traits::{CloseCode, CloseReason};
+
     use super::*;
 
     fn caller(who: &str, counted: Option<&str>) -> Caller {
@@ -250,6 +252,30 @@ mod tests {
         let ids: Vec<_> = lock(&registry.links).by_id.keys().cloned().collect();
         ids.iter().for_each(|id| registry.remove(id));
         assert!(lock(&registry.links).by_caller.is_empty(), "what has ended counts no more");
+    }
+
+    #[tokio::test]
+    async fn while_much_is_held_no_link_is_opened() {
+        let registry = Registry::new(ServerOptions::default());
+        let most = registry.options.held_max;
+        registry.gauge.add(most);
+        assert_eq!(registry.open(&caller("anna", Some("10.0.0.1")), false).err(), Some(Complaint::Full));
+        assert!(lock(&registry.links).by_caller.is_empty(), "it is not counted either");
+        registry.gauge.sub(1);
+        registry.open(&caller("anna", Some("10.0.0.1")), false).expect("there is a place");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_answer_a_close_is_waited_for_so_long() {
+        let (registry, anna) = (Registry::new(ServerOptions::default()), caller("anna", None));
+        let id = registry.open(&anna, false).expect("there is a place");
+        let link = registry.find(&anna, &id).and_then(|entry| entry.claim()).expect("it is claimed");
+        let (mut sender, receiver) = link.split();
+        sender.close(CloseReason::new(CloseCode::DONE)).await.expect("the link is up");
+        drop((sender, receiver));
+        let begun = Instant::now();
+        tokio::time::timeout(10 * LINGER, registry.empty()).await.expect("it ends");
+        assert_eq!(begun.elapsed(), LINGER);
     }
 
     #[tokio::test]

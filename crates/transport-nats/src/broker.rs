@@ -1,6 +1,8 @@
 //! A connection to a broker, and when it breaks.
 
+use std::error::Error as _;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -163,6 +165,15 @@ fn kind_of(error: &ConnectError) -> Kind {
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => Kind::Refused,
         ConnectErrorKind::TimedOut => Kind::TimedOut,
         ConnectErrorKind::Tls => Kind::Misconfigured,
+        // Either we trust the wrong ones, or it is not the one it should be.
+        ConnectErrorKind::Io if is_not_trusted(error) => Kind::Misconfigured,
         ConnectErrorKind::Dns | ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => Kind::Unreachable,
     }
+}
+
+/// Whether a connection ended because nobody vouches for the certificate of the broker: the library below has no kind for that.
+fn is_not_trusted(error: &ConnectError) -> bool {
+    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let cause = io.and_then(|io| io.get_ref()?.downcast_ref());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
 }

@@ -65,3 +65,37 @@ impl Ending {
 pub(crate) fn gone() -> TransportError {
     TransportError::lost("websocket: the runtime that carried the link has ended")
 }
+
+#[cfg(test)]
+mod tests {
+    use opor_transport_traits::CloseCode;
+
+    use super::*;
+
+    #[track_caller]
+    fn is_closed_with(ending: &Ending, text: &str) {
+        let error = ending.of_sending().expect("it has ended");
+        assert_eq!(error.to_string(), TransportError::closed(reason(text)).to_string());
+    }
+
+    fn reason(text: &str) -> CloseReason {
+        CloseReason::explained(CloseCode::DONE, text)
+    }
+
+    #[test]
+    fn a_close_counts_for_more_than_a_loss_and_ours_for_more_than_theirs() {
+        let ending = Ending::default();
+        assert!(ending.of_sending().is_none() && !ending.is_closed());
+        ending.lose(TransportError::lost("first"));
+        ending.lose(TransportError::lost("second"));
+        let lost = ending.of_sending().expect("it has ended").to_string();
+        assert_eq!(lost, TransportError::lost("first").to_string());
+        assert!(!ending.is_closed(), "a loss is none");
+        ending.peer_closes(reason("theirs"));
+        is_closed_with(&ending, "theirs");
+        ending.close(reason("ours"));
+        ending.close(reason("again"));
+        is_closed_with(&ending, "ours");
+        assert_eq!(ending.of_receiving().to_string(), TransportError::lost("first").to_string());
+    }
+}

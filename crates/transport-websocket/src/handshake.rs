@@ -11,8 +11,6 @@ use tokio_tungstenite::tungstenite::http::header::{
 };
 use tokio_tungstenite::tungstenite::{Error, error::ProtocolError};
 
-use crate::tcp;
-
 /// What both sides must speak: binary frames, one message each.
 pub const SUBPROTOCOL: &str = "opor.v1";
 
@@ -114,13 +112,21 @@ pub(crate) fn failed(error: Error, target: &str) -> TransportError {
             let status = response.status();
             TransportError::new(kind_of_status(status), format!("{target} answers {status}"))
         }
-        Error::Io(error) => TransportError::new(tcp::kind_of(&error), target).with_source(error),
+        Error::Io(error) => TransportError::new(kind_of_io(&error), target).with_source(error),
         // It was there, and went away before it answered.
         Error::Protocol(ProtocolError::HandshakeIncomplete) | Error::ConnectionClosed => {
             TransportError::new(Kind::Unreachable, target).with_source(error)
         }
         error => TransportError::new(Kind::Incompatible, target).with_source(error),
     }
+}
+
+/// With TLS 1.3 a client hears only now that its certificate was not good, or missing.
+fn kind_of_io(error: &std::io::Error) -> Kind {
+    #[cfg(feature = "tls")]
+    return crate::tls::kind_of(error);
+    #[cfg(not(feature = "tls"))]
+    crate::tcp::kind_of(error)
 }
 
 fn kind_of_status(status: StatusCode) -> Kind {

@@ -21,7 +21,7 @@ use crate::tcp;
 /// How long a dialer has for its handshake unless told otherwise.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many handshakes are under way at once. Each holds a socket and some KiB until its time is over.
+/// How many handshakes are under way at once unless told otherwise. Each holds a socket and some KiB until its time is over.
 const HANDSHAKES_MAX: usize = 512;
 
 /// How many links wait to be accepted; further ones wait with their handshakes.
@@ -36,6 +36,7 @@ type Judge = dyn Fn(&Knock<'_>) -> Verdict + Send + Sync;
 #[derive(Clone)]
 pub struct ListenOptions {
     handshake_timeout: Duration,
+    handshakes_max: usize,
     judge: Arc<Judge>,
     #[cfg(feature = "tls")]
     tls: Option<tokio_rustls::TlsAcceptor>,
@@ -46,6 +47,7 @@ impl Default for ListenOptions {
     fn default() -> Self {
         Self {
             handshake_timeout: HANDSHAKE_TIMEOUT,
+            handshakes_max: HANDSHAKES_MAX,
             judge: Arc::new(|_: &Knock<'_>| Verdict::Welcome),
             #[cfg(feature = "tls")]
             tls: None,
@@ -58,6 +60,14 @@ impl ListenOptions {
     #[must_use]
     pub fn with_handshake_timeout(mut self, handshake_timeout: Duration) -> Self {
         self.handshake_timeout = handshake_timeout;
+        self
+    }
+
+    /// Has so many handshakes under way at once, but one at least. Further dialers wait until one is over; each holds a socket
+    /// and some KiB until then.
+    #[must_use]
+    pub fn with_handshakes_max(mut self, handshakes_max: usize) -> Self {
+        self.handshakes_max = handshakes_max.clamp(1, Semaphore::MAX_PERMITS);
         self
     }
 
@@ -148,7 +158,7 @@ impl Drop for WebSocketListener {
 }
 
 async fn welcome_all(listener: TcpListener, ready: mpsc::Sender<Link>, options: ListenOptions) {
-    let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let places = Arc::new(Semaphore::new(options.handshakes_max));
     loop {
         let place = places.clone().acquire_owned().await.expect("the semaphore is not closed");
         match listener.accept().await {

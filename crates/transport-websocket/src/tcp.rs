@@ -30,8 +30,14 @@ pub(crate) fn listen(address: SocketAddr) -> IoResult<TcpListener> {
 
 /// Connects to the first address of a host that answers.
 pub(crate) async fn connect(host: &str, port: u16) -> IoResult<TcpStream> {
+    let addresses =
+        lookup_host((host, port)).await.map_err(|error| Error::new(ErrorKind::NotFound, error))?;
+    connect_to_one_of(addresses).await
+}
+
+async fn connect_to_one_of(addresses: impl Iterator<Item = SocketAddr>) -> IoResult<TcpStream> {
     let mut failure = Error::new(ErrorKind::NotFound, "the name has no address");
-    for address in lookup_host((host, port)).await.map_err(|error| Error::new(ErrorKind::NotFound, error))? {
+    for address in addresses {
         match connect_to(address).await {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = error,
@@ -65,4 +71,46 @@ fn is_out_of_files(error: &Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
     cfg!(unix) && matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_later_tries_may_mend_is_told_from_what_they_cannot() {
+        for (kind, due) in [
+            (ErrorKind::PermissionDenied, Kind::Misconfigured),
+            (ErrorKind::InvalidInput, Kind::Misconfigured),
+            (ErrorKind::AddrInUse, Kind::Exhausted),
+            (ErrorKind::AddrNotAvailable, Kind::Exhausted),
+            (ErrorKind::ConnectionRefused, Kind::Unreachable),
+            (ErrorKind::NotFound, Kind::Unreachable),
+        ] {
+            assert_eq!(kind_of(&kind.into()), due, "{kind}");
+        }
+    }
+
+    #[tokio::test]
+    async fn addresses_are_tried_one_after_the_other() -> IoResult<()> {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        // Bound, so that it is nobody else's, and not listening.
+        let silent = socket(any)?;
+        silent.bind(any)?;
+        let there = listen(any)?;
+        let addresses = [silent.local_addr()?, there.local_addr()?];
+        let stream = connect_to_one_of(addresses.into_iter()).await?;
+        assert_eq!(stream.peer_addr()?, there.local_addr()?);
+        let refused = connect_to_one_of(addresses.into_iter().take(1)).await;
+        assert_eq!(refused.expect_err("nobody listens").kind(), ErrorKind::ConnectionRefused);
+        Ok(())
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn too_many_open_files_pass() {
+        for number in [23, 24] {
+            assert_eq!(kind_of(&Error::from_raw_os_error(number)), Kind::Exhausted);
+        }
+    }
 }

@@ -206,6 +206,86 @@ async fn a_handshake_has_its_time() -> Outcome {
     Ok(())
 }
 
+#[tokio::test]
+async fn so_many_handshakes_are_under_way_and_no_more() -> Outcome {
+    let options = ListenOptions::default().with_handshakes_max(3);
+    let mut listener = listen(options.with_handshake_timeout(Duration::from_secs(1)))?;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(connect(&listener).await?);
+    }
+    let dialer = WebSocketDialer::new(listener.address())?;
+    dials(&dialer, &mut listener).await?;
+    // There was a place for it only because one of them had run out of time.
+    let hung_up = silent.iter().filter(|stream| matches!(stream.try_read(&mut [0; 16]), Ok(0))).count();
+    assert!(hung_up >= 1, "it did not wait for a place");
+    Ok(())
+}
+
+#[tokio::test]
+async fn links_that_nobody_accepts_do_not_pile_up() -> Outcome {
+    let mut listener = listen(ListenOptions::default().with_handshakes_max(1))?;
+    let dialer = WebSocketDialer::new(listener.address())?;
+    let patient = dialer.clone();
+    let dialer = dialer.with_connect_timeout(Duration::from_secs(1));
+    let mut links = Vec::new();
+    // Those that are ready, and one whose handshake is over and that has no place among them.
+    for _ in 0..65 {
+        links.push(patient.dial().await?);
+    }
+    assert_eq!(dialer.dial().await.expect_err("there is no place").kind(), Kind::TimedOut);
+    for link in links {
+        carries(link, listener.accept().await?).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn handshakes_end_with_their_listener() -> Outcome {
+    let listener = listen(ListenOptions::default().with_handshake_timeout(Duration::from_secs(3600)))?;
+    let mut silent = connect(&listener).await?;
+    let mut slow = connect(&listener).await?;
+    slow.write_all(b"GET / HTTP/1.1\r\n").await?;
+    // One that came later has been let in, so these are under way.
+    let _link = WebSocketDialer::new(listener.address())?.dial().await?;
+    drop(listener);
+    for stream in [&mut silent, &mut slow] {
+        let read = tokio::time::timeout(Duration::from_secs(60), stream.read(&mut [0; 16])).await;
+        assert!(matches!(read.expect("it hangs"), Ok(0) | Err(_)));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_listener_that_is_dropped_gives_its_port_back() -> Outcome {
+    let listener = listen(ListenOptions::default())?;
+    let address: std::net::SocketAddr =
+        listener.address().split('/').nth(2).expect("an address").parse().expect("an address");
+    drop(listener);
+    let again = async {
+        // Its task ends in the background.
+        while WebSocketListener::bind(address, ListenOptions::default()).is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), again).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_shows_nothing_is_told_what_to_show() -> Outcome {
+    let listener = listen(ListenOptions::default().with_judge(|_| Verdict::Unauthorized))?;
+    let request = ClientRequestBuilder::new(listener.address().parse()?).with_sub_protocol(SUBPROTOCOL);
+    match client_async(request, connect(&listener).await?).await {
+        Err(tungstenite::Error::Http(response)) => {
+            assert_eq!(response.headers()["www-authenticate"], "Bearer");
+            assert_eq!(response.headers()["content-length"], "0");
+        }
+        other => panic!("{other:?}"),
+    }
+    Ok(())
+}
+
 /// That a peer that sends this breaks the rules, and is told so.
 async fn breaks_the_rules(messages: Vec<Message>) -> Outcome {
     let mut listener = listen(ListenOptions::default())?;
@@ -317,6 +397,8 @@ async fn a_socket_without_bounds_is_no_link() -> Outcome {
         ours.max_message_size(None),
         ours.max_frame_size(Some(FRAME_MAX + 1)),
         ours.max_write_buffer_size(usize::MAX),
+        ours.write_buffer_size(1),
+        ours.read_buffer_size(1 << 30),
         ours.accept_unmasked_frames(true),
     ] {
         let (io, _peer) = tokio::io::duplex(64);
@@ -361,5 +443,52 @@ async fn who_cannot_be_trusted_is_not_spoken_to() -> Outcome {
         dialer.dial().await.expect_err("TLS there").kind(),
         Kind::Incompatible | Kind::Unreachable
     ));
+    Ok(())
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn who_has_no_certificate_where_one_is_due_is_refused() -> Outcome {
+    use std::sync::Arc;
+
+    use opor_transport_websocket::rustls::server::WebPkiClientVerifier;
+    use opor_transport_websocket::rustls::{RootCertStore, ServerConfig, crypto, version};
+
+    let (certificate, key, client) = certificate::make();
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone())?;
+    let provider = Arc::new(crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+    // With TLS 1.2 the client learns of it before it says anything.
+    let server = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&version::TLS12])?;
+    let server = server.with_client_cert_verifier(verifier).with_single_cert(vec![certificate], key)?;
+    let secure = listen(ListenOptions::default().with_tls(Arc::new(server)))?;
+    let dialer = WebSocketDialer::new(secure.address())?.with_tls(client);
+    let error = dialer.dial().await.expect_err("it shows no certificate");
+    assert_eq!(error.kind(), Kind::Refused, "{error:?}");
+    Ok(())
+}
+
+/// TLS tells an end in order from a connection that somebody cut.
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn over_tls_the_connection_ends_in_order() -> Outcome {
+    use opor_transport_websocket::rustls::pki_types::ServerName;
+
+    let (server, client) = certificate::for_this_machine();
+    let mut secure = listen(ListenOptions::default().with_tls(server))?;
+    let stream = tokio_rustls::TlsConnector::from(client)
+        .connect(ServerName::try_from("127.0.0.1")?, connect(&secure).await?)
+        .await?;
+    let request = ClientRequestBuilder::new(secure.address().parse()?).with_sub_protocol(SUBPROTOCOL);
+    let (mut socket, _) = client_async(request, stream).await?;
+    let (mut sender, mut receiver) = secure.accept().await?.split();
+    sender.send(Bytes::from_static(b"last")).await?;
+    socket.send(Message::Close(None)).await?;
+    assert!(matches!(receiver.recv().await?, Received::Closed(_)));
+    assert_eq!(socket.next().await.transpose()?, Some(Message::Binary(Bytes::from_static(b"last"))));
+    assert!(matches!(socket.next().await.transpose()?, Some(Message::Close(_))));
+    // Without the farewell of TLS this would be an error.
+    assert_eq!(socket.get_mut().read(&mut [0; 16]).await?, 0);
     Ok(())
 }

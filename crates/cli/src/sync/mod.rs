@@ -16,6 +16,7 @@ use clap::Args;
 use opor_core::{DbVersion, SiteId};
 use opor_store::{OpenOptions, StoreHandle};
 use opor_sync::{Backoff, Replicator, SyncEvent, SyncEvents, SyncStatus, Timeouts};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -24,6 +25,8 @@ use self::schema::{Agreed, Failed};
 use self::view::View;
 use crate::signals::Signals;
 use crate::token;
+#[cfg(feature = "nats")]
+use crate::trust::Trust;
 
 /// Exit status of a program ended by a signal before it was done.
 const INTERRUPTED: u8 = 130;
@@ -58,6 +61,10 @@ pub(crate) struct Sync {
     /// Show the token of this file.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Over TLS, trust the authorities whose certificates are in this file (PEM), and no others. Without, those of the file
+    /// that SSL_CERT_FILE names; without that, those that browsers trust.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Print one JSON object for each event.
     #[arg(long)]
     json: bool,
@@ -100,11 +107,23 @@ enum End {
 
 impl Sync {
     pub(crate) fn run(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+        let ended = self.run_until_it_ends(out);
+        if let Err(error) = &ended
+            && self.json
+        {
+            let event = json!({ "event": "failed", "why": format!("{error:#}") });
+            // Where nobody reads it any more, the exit status has to do.
+            let _ = writeln!(out, "{event}").and_then(|()| out.flush());
+        }
+        ended
+    }
+
+    fn run_until_it_ends(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         #[cfg(feature = "nats")]
         if nats::is_one(&self.url) {
             return self.run_at_broker(out);
         }
-        let remote = Remote::parse(&self.url)?;
+        let remote = Remote::parse(&self.url)?.trusting(self.ca.as_deref())?;
         let token = token::one(self.token_file.as_deref())?;
         // The database has threads of its own, and one thread is enough for one link.
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -136,7 +155,9 @@ impl Sync {
     #[cfg(feature = "nats")]
     fn run_at_broker(&self, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
         let token = token::one(self.token_file.as_deref())?;
-        let address = nats::Address::parse(&self.url, token.as_deref())?;
+        // A broker may ask for TLS at an address of either kind.
+        let trust = Trust::of(self.ca.as_deref())?;
+        let address = nats::Address::parse(&self.url, token.as_deref())?.trusting(&trust);
         nats::check(&self.file)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -222,7 +243,7 @@ impl Sync {
         let mut events = syncing.events();
         let mut status = syncing.peers()[0].status();
         let mut progress = Progress { target, ..Progress::default() };
-        view.expects(target, DbVersion(agreed.db_version));
+        view.expects(target, agreed.db_version.map(DbVersion));
         let end = tokio::select! {
             end = self.watch_events(store, &mut events, &mut status, &mut progress, view) => end,
             () = signals.next() => Ok(End::Interrupted),
@@ -256,14 +277,14 @@ impl Sync {
                 biased;
                 () = sleep_until(patience) => {}
                 event = events.next() => {
-                    let event = event.context("syncing has ended by itself")?;
+                    let event = event.ok_or_else(|| why_over(status))?;
                     self.event(store, &event, progress, view).await?;
                 }
                 changed = status.changed() => {
-                    changed.context("syncing has ended by itself")?;
+                    changed.map_err(|_| why_over(status))?;
                     let now = status.borrow_and_update().clone();
-                    if let SyncStatus::Refused { reason } = &now {
-                        return Err(anyhow!("{reason}"));
+                    if let SyncStatus::Refused { .. } = now {
+                        return Err(why_over(status));
                     }
                     view.status(&now)?;
                 }
@@ -318,5 +339,13 @@ impl Sync {
             progress.acknowledged = progress.acknowledged.max(acknowledged);
         }
         Ok(())
+    }
+}
+
+/// Why nothing more will happen.
+fn why_over(status: &watch::Receiver<SyncStatus>) -> anyhow::Error {
+    match &*status.borrow() {
+        SyncStatus::Refused { reason } => anyhow!("{reason}"),
+        _ => anyhow!("syncing has ended by itself"),
     }
 }

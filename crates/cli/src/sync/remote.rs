@@ -1,11 +1,15 @@
 //! Where a database is synced with: an address, and what it takes to reach it.
 
-use anyhow::{Context, bail};
+use std::path::Path;
+
+use anyhow::{Context, bail, ensure};
 use hyper::Uri;
 use opor_hub::RoomName;
 use opor_transport_http::HttpDialer;
 use opor_transport_traits::Dialer;
 use opor_transport_websocket::WebSocketDialer;
+
+use crate::trust::Trust;
 
 /// The other side.
 pub(crate) struct Remote {
@@ -14,6 +18,8 @@ pub(crate) struct Remote {
     pub(crate) room: RoomName,
     /// Where a hub keeps the schema of the room; other kinds of remotes have none.
     pub(crate) schema: Option<Uri>,
+    /// Who may vouch for it; nobody needs to where the address is one without TLS.
+    pub(crate) trust: Option<Trust>,
     scheme: Scheme,
     url: String,
 }
@@ -27,6 +33,11 @@ enum Scheme {
 }
 
 impl Scheme {
+    const fn is_secure(self) -> bool {
+        let (Self::WebSocket { secure } | Self::Http { secure }) = self;
+        secure
+    }
+
     fn of(scheme: Option<&str>) -> anyhow::Result<Self> {
         match scheme {
             Some("ws") => Ok(Self::WebSocket { secure: false }),
@@ -55,8 +66,7 @@ impl Remote {
         let wanted = || "the address of a room ends with /sync/ROOM";
         let (base, room) = uri.path().rsplit_once("/sync/").with_context(wanted)?;
         let room = RoomName::new(room).with_context(wanted)?;
-        let (Scheme::WebSocket { secure } | Scheme::Http { secure }) = scheme;
-        let http = if secure { "https" } else { "http" };
+        let http = if scheme.is_secure() { "https" } else { "http" };
         let schema = format!("{http}://{authority}{base}/rooms/{room}/schema");
         let url = match scheme {
             Scheme::WebSocket { .. } => url.to_owned(),
@@ -69,10 +79,24 @@ impl Remote {
         Ok(Self {
             shown: format!("{}://{authority}{}", uri.scheme_str().unwrap_or_default(), uri.path()),
             schema: Some(schema.parse().context("the address cannot be understood")?),
+            trust: None,
             room,
             scheme,
             url,
         })
+    }
+
+    /// Trusts the authorities of this file, or of the usual ones, where the address is one with TLS.
+    ///
+    /// # Errors
+    /// When there is a file, and it cannot be used or is of no use.
+    pub(crate) fn trusting(mut self, ca: Option<&Path>) -> anyhow::Result<Self> {
+        if self.scheme.is_secure() {
+            self.trust = Some(Trust::of(ca)?);
+        } else {
+            ensure!(ca.is_none(), "--ca is for addresses with TLS: wss://, https:// or tls://");
+        }
+        Ok(self)
     }
 
     /// Reaches it.
@@ -83,6 +107,9 @@ impl Remote {
         match self.scheme {
             Scheme::WebSocket { .. } => {
                 let mut dialer = WebSocketDialer::new(&self.url)?;
+                if let Some(trust) = &self.trust {
+                    dialer = dialer.with_tls(trust.config());
+                }
                 if let Some(token) = token {
                     dialer = dialer.with_bearer(token)?;
                 }
@@ -90,6 +117,9 @@ impl Remote {
             }
             Scheme::Http { .. } => {
                 let mut dialer = HttpDialer::new(&self.url)?;
+                if let Some(trust) = &self.trust {
+                    dialer = dialer.with_tls(trust.config());
+                }
                 if let Some(token) = token {
                     dialer = dialer.with_bearer(token)?;
                 }

@@ -11,6 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::remote::Remote;
 use crate::database::{self, Kind};
+use crate::trust::NotTrusted;
 use crate::web::{self, Answer};
 
 /// What came of it.
@@ -22,8 +23,8 @@ pub(crate) struct Agreed {
     pub(crate) missing_here: Vec<String>,
     /// What the hub says where a table of the file has another definition in the room.
     pub(crate) differs: Option<String>,
-    /// The last commit of the room then.
-    pub(crate) db_version: u64,
+    /// The last commit of the room then, where there was somebody to ask.
+    pub(crate) db_version: Option<u64>,
 }
 
 /// Why there was no agreement.
@@ -85,7 +86,7 @@ pub(crate) async fn agree(file: &Path, remote: &Remote, token: Option<&str>) -> 
         .map_err(|error| refused(anyhow!("{} gave no schema: {error}", remote.shown)))?;
     let Some(ours) = ours else { return take(file, room).await.map_err(refused) };
     let missing_here = room.tables.into_iter().filter(|table| !ours.tables().contains(table)).collect();
-    Ok(Agreed { missing_here, differs, db_version: room.db_version, ..Agreed::default() })
+    Ok(Agreed { missing_here, differs, db_version: Some(room.db_version), ..Agreed::default() })
 }
 
 async fn ask(
@@ -95,8 +96,12 @@ async fn ask(
     token: Option<&str>,
     body: Option<&Json>,
 ) -> Result<Answer, Failed> {
-    let answer = web::send(method, url, token, body).await;
-    answer.map_err(|error| Failed::Unreachable(error.context(format!("cannot reach {}", remote.shown))))
+    let answer = web::send(method, url, remote.trust.as_ref(), token, body).await;
+    answer.map_err(|error| {
+        let is_final = error.is::<NotTrusted>();
+        let error = error.context(format!("cannot reach {}", remote.shown));
+        if is_final { Failed::Refused(error) } else { Failed::Unreachable(error) }
+    })
 }
 
 fn judge(file: &Path, remote: &Remote, answer: &Answer, proposed: bool) -> Failed {
@@ -152,5 +157,5 @@ async fn take(file: &Path, room: RoomAnswer) -> anyhow::Result<Agreed> {
         Ok::<_, anyhow::Error>((schema.tables().to_vec(), room.db_version))
     });
     let (created, db_version) = created.await.context("work on the database failed")??;
-    Ok(Agreed { created, db_version, ..Agreed::default() })
+    Ok(Agreed { created, db_version: Some(db_version), ..Agreed::default() })
 }

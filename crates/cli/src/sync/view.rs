@@ -29,8 +29,8 @@ pub(crate) struct View<'a> {
     received: Count,
     sent: Count,
     status: SyncStatus,
-    /// What is expected during the catch-up, and how far it is: commits from there, commits from here.
-    expected: [u64; 2],
+    /// What is expected during the catch-up, where that is known, and how far it is: commits from there, commits from here.
+    expected: [Option<u64>; 2],
     reached: [u64; 2],
     /// When something travelled last.
     last: Option<String>,
@@ -81,7 +81,7 @@ impl<'a> View<'a> {
             received: Count::default(),
             sent: Count::default(),
             status: SyncStatus::Offline,
-            expected: [0; 2],
+            expected: [None; 2],
             reached: [0; 2],
             last: None,
             why: String::new(),
@@ -113,9 +113,18 @@ impl<'a> View<'a> {
         Ok(())
     }
 
-    /// What has been committed here and there.
-    pub(crate) fn expects(&mut self, here: DbVersion, there: DbVersion) {
-        self.expected = [there.0, here.0];
+    /// What has been committed here, and there where somebody has told.
+    pub(crate) fn expects(&mut self, here: DbVersion, there: Option<DbVersion>) {
+        self.expected = [there.map(|there| there.0), Some(here.0)];
+    }
+
+    /// How much of the catch-up is done, and how much it is in all; nothing where that is not known, or would be no bar.
+    fn share(&self) -> Option<(u64, u64)> {
+        let [Some(there), Some(here)] = self.expected else { return None };
+        // What the other side tells may be anything.
+        let all = there.saturating_add(here);
+        let done = self.reached[0].min(there).saturating_add(self.reached[1].min(here));
+        (all >= BAR_COMMITS_MIN).then_some((done, all))
     }
 
     pub(crate) fn status(&mut self, status: &SyncStatus) -> io::Result<()> {
@@ -145,6 +154,8 @@ impl<'a> View<'a> {
 
     pub(crate) fn offline(&mut self, why: &str) -> io::Result<()> {
         self.status = SyncStatus::Offline;
+        // By the time there is a link again, more may have been committed there.
+        self.expected[0] = None;
         match self.mode {
             Mode::Json => self.json(&json!({ "event": "offline", "why": why })),
             Mode::Lines => {
@@ -227,7 +238,7 @@ impl<'a> View<'a> {
         let Mode::Terminal(bar) = &self.mode else { return Ok(()) };
         let traffic = format!("↓ {} ↑ {}", rows(self.received.rows), rows(self.sent.rows));
         let last = self.last.as_deref().unwrap_or_default();
-        let [there, here] = self.expected;
+        let (share, here) = (self.share(), self.expected[1].unwrap_or(0));
         let (template, message) = match &self.status {
             SyncStatus::CatchingUp { by: CatchUp::Snapshot, done, total: Some(total) } => {
                 bar.set_style(style_of(
@@ -245,9 +256,9 @@ impl<'a> View<'a> {
             }
             // All may have come while ours is still on its way.
             SyncStatus::CatchingUp { .. } | SyncStatus::Live { .. } => {
-                let template = match there + here {
-                    0..BAR_COMMITS_MIN => "{spinner} catching up  {wide_msg}",
-                    _ => "{spinner} catching up  {bar:24} {percent:>3}%  {wide_msg}",
+                let template = match share {
+                    None => "{spinner} catching up  {wide_msg}",
+                    Some(_) => "{spinner} catching up  {bar:24} {percent:>3}%  {wide_msg}",
                 };
                 (template, format!("{traffic}  {DIM}{}{DIM:#}", self.remote))
             }
@@ -257,8 +268,9 @@ impl<'a> View<'a> {
             }
         };
         bar.set_style(style_of(template));
-        bar.set_length((there + here).max(1));
-        bar.set_position(self.reached.iter().zip(self.expected).map(|(at, of)| (*at).min(of)).sum());
+        let (done, total) = share.unwrap_or((0, 1));
+        bar.set_length(total);
+        bar.set_position(done);
         bar.set_message(message);
         Ok(())
     }
@@ -305,4 +317,31 @@ fn rows(count: usize) -> String {
 
 fn number(count: usize) -> HumanCount {
     HumanCount(count as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_needs_to_know_how_much_there_is() {
+        let mut out = Vec::new();
+        let mut view = View::new(&mut out, true, "ws://hub/sync/garden");
+        assert_eq!(view.share(), None, "nothing is known yet");
+        view.expects(DbVersion(1), Some(DbVersion(0)));
+        assert_eq!(view.share(), None, "it would jump");
+        view.expects(DbVersion(10), Some(DbVersion(30)));
+        assert_eq!(view.share(), Some((0, 40)));
+        view.received(1, 2, DbVersion(12)).expect("written");
+        view.acknowledged(DbVersion(4)).expect("written");
+        assert_eq!(view.share(), Some((16, 40)));
+        view.received(1, 2, DbVersion(70)).expect("written");
+        assert_eq!(view.share(), Some((34, 40)), "what came since is not part of it");
+        view.offline("the hub said goodbye").expect("written");
+        assert_eq!(view.share(), None, "more may be there by now");
+        view.expects(DbVersion(10), Some(DbVersion(u64::MAX)));
+        assert_eq!(view.share(), Some((74, u64::MAX)), "a hub may say anything");
+        view.expects(DbVersion(10), None);
+        assert_eq!(view.share(), None, "a broker does not tell");
+    }
 }

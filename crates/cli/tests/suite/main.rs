@@ -1,5 +1,6 @@
 //! The `opor` command as people run it.
 
+mod authority;
 mod command;
 mod lab;
 mod running;
@@ -7,5 +8,6 @@ mod snapshot;
 mod support;
 mod sync;
 mod sync_refusals;
+mod tls;
 #[cfg(feature = "nats")]
 mod with_nats_server;

@@ -29,7 +29,7 @@ impl Run {
     pub(crate) fn opor<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_opor"));
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.env_remove("OPOR_TOKEN");
+        command.env_remove("OPOR_TOKEN").env_remove("SSL_CERT_FILE");
         Self { command, input: Vec::new() }
     }
 
@@ -74,6 +74,14 @@ impl Run {
             assert_eq!(output.stderr.lines().count(), 1, "one sentence: {}", output.stderr);
             assert!(output.stderr.starts_with("opor: "), "{}", output.stderr);
         }
+    }
+
+    /// Asserts that it fails with this status; the last line of JSON that it printed.
+    #[track_caller]
+    pub(crate) fn fails_with_json(self, code: i32) -> Json {
+        let output = self.output();
+        assert_eq!(output.code, Some(code), "{}{}", output.stdout, output.stderr);
+        output.last_json()
     }
 }
 

@@ -68,6 +68,8 @@ async fn replicas_converge_live_and_hear_goodbye() {
     }
     // Rooms that nobody is in are closed meanwhile, and this one is not.
     c.syncing.stop().await;
+    // Before they came it may have been idle for so long.
+    served.events = served.hub.events();
     for _ in 0..3 {
         served.make("yard", &bearer).await;
         let closed = served.event(|event| match event {

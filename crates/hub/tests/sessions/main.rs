@@ -3,6 +3,7 @@
 mod access;
 mod hostile;
 mod http;
+mod join;
 mod raw;
 mod rooms;
 mod scene;

@@ -6,7 +6,7 @@ use opor_core::{
 };
 use opor_sync_nats::{RoomEvent, RoomEvents, Skip};
 
-use crate::replica::{LOG, Replica, SNAPSHOT, broker, event, rows, stranger};
+use crate::replica::{LOG, PART, Replica, SNAPSHOT, broker, event, rows, stranger};
 
 async fn skipped(events: &mut RoomEvents) -> Skip {
     event(events, |event| match event {
@@ -184,4 +184,41 @@ async fn a_forged_snapshot_is_replaced_by_a_true_one() {
     // It is behind the forged floor, and the snapshot is not there: it asks, and the laptop makes one.
     event(&mut events, |event| matches!(event, RoomEvent::SnapshotWanted { .. }).then_some(())).await;
     phone.holds(&rows(0..3, "x")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_are_those_that_were_announced_or_none() {
+    let broker = broker();
+    let phone = Replica::new().await;
+    let room = phone.join(&broker).await;
+    let mut events = room.events();
+    let stranger = stranger(&broker).await;
+    let whole = changeset(change("todos", "title", stamp(0)));
+    let (one, two) = whole.split_at(whole.len() / 2);
+    let mut sequences = Vec::new();
+    for part in [one, two] {
+        let sent = stranger.publish(PART, part.to_vec().into()).await.expect("it is sent");
+        sequences.push(sent.await.expect("it is stored").sequence);
+    }
+    let entry = |len: usize, hash: [u8; 32], sequences: &[u64]| {
+        let sequences: Vec<u8> = sequences.iter().flat_map(|sequence| sequence.to_le_bytes()).collect();
+        [&b"opp\x01"[..], &(len as u64).to_le_bytes(), &hash, &sequences].concat()
+    };
+    let hash = *blake3::hash(&whole).as_bytes();
+    for wrong in [
+        entry(whole.len(), [7; 32], &sequences),
+        entry(whole.len() + 1, hash, &sequences),
+        entry(whole.len() - 1, hash, &sequences),
+        entry(whole.len(), hash, &sequences[..1]),
+        // The announcement itself is no part.
+        entry(whole.len(), hash, &[sequences[0], sequences[1], sequences[1] + 1]),
+    ] {
+        let sent = stranger.publish(LOG, wrong.into()).await.expect("it is sent");
+        sent.await.expect("it is stored");
+        assert_eq!(skipped(&mut events).await, Skip::PartsMissing);
+    }
+    assert_eq!(phone.rows().await, []);
+    let right = entry(whole.len(), hash, &sequences);
+    stranger.publish(LOG, right.into()).await.expect("it is sent").await.expect("it is stored");
+    phone.holds(&rows(77..78, "forged")).await;
 }

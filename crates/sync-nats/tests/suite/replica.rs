@@ -174,5 +174,6 @@ pub(crate) async fn stranger(broker: &NatsServer) -> Context {
 
 /// The subject of the room's log, as `docs/nats.md` has it.
 pub(crate) const LOG: &str = "opor.room.09.garden.log";
+pub(crate) const PART: &str = "opor.room.09.garden.part";
 pub(crate) const SNAPSHOT: &str = "opor.room.09.garden.snapshot";
 pub(crate) const STREAM: &str = "opor-rooms-09";

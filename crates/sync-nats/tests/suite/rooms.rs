@@ -58,6 +58,31 @@ async fn who_was_away_reads_what_is_new_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_missed_is_read_before_anything_is_published() {
+    let broker = broker();
+    let (phone, laptop) = (Replica::new().await, Replica::new().await);
+    let phones = phone.join(&broker).await;
+    laptop.join(&broker).await.stop().await;
+    phone.publish(&phones, 0..100, "x").await;
+    laptop.insert(200..201, "x").await;
+    let room = laptop.joining(&broker).join().await.expect("it joins");
+    let (mut events, mut merged) = (room.events(), 0);
+    loop {
+        let told = event(&mut events, |event| match event {
+            RoomEvent::Merged { .. } => Some(true),
+            RoomEvent::Published { .. } => Some(false),
+            _ => None,
+        });
+        match told.await {
+            true => merged += 1,
+            false => break,
+        }
+    }
+    assert_eq!(merged, 100, "it may have been told of deletes of what it publishes");
+    phone.holds(&[rows(0..100, "x"), rows(200..201, "x")].concat()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_broker_need_not_be_there() {
     let mut broker = broker();
     broker.stop().expect("it stops");

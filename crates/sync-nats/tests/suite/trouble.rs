@@ -259,3 +259,45 @@ async fn a_stream_that_would_lose_messages_is_refused() {
     let reason = format!("stream {STREAM} limits the messages of a subject");
     assert_eq!(status, RoomStatus::Refused { reason });
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_read_before_a_crash_is_not_published_after_it() {
+    let broker = broker();
+    let (phone, mut laptop) = (Replica::new().await, Replica::new().await);
+    let phones = phone.join(&broker).await;
+    laptop.join(&broker).await.stop().await;
+    // Much to catch up with, message by message.
+    phone.publish(&phones, 0..300, "x").await;
+    let room = laptop.joining(&broker).join().await.expect("it joins");
+    let mut events = room.events();
+    for _ in 0..150 {
+        event(&mut events, |event| matches!(event, RoomEvent::Merged { .. }).then_some(())).await;
+    }
+    drop(room);
+    laptop.reopen();
+
+    let room = laptop.joining(&broker).join().await.expect("it joins");
+    let mut events = room.events();
+    is_live(&room).await;
+    let last = laptop.store.write(|store| {
+        store.execute_batch("INSERT INTO todos VALUES (1000, 'x')").expect("it is SQL");
+        store.db_version().expect("it has one")
+    });
+    let last = last.await.expect("the handle is open");
+    let mut told = 0;
+    loop {
+        let published = |event: &RoomEvent| match event {
+            RoomEvent::Published { rows, version, .. } => Some((*rows, *version)),
+            _ => None,
+        };
+        let (rows, version) = event(&mut events, published).await;
+        told += rows;
+        if version >= last {
+            break;
+        }
+    }
+    // Its own row, and what was read since it was noted last.
+    assert!((1..=64).contains(&told), "{told} rows were published");
+    phone.holds(&[rows(0..300, "x"), rows(1000..1001, "x")].concat()).await;
+    laptop.holds(&phone.rows().await).await;
+}

@@ -6,6 +6,8 @@ use anyhow::{Context, anyhow, ensure};
 use opor_hub::RoomName;
 use opor_transport_nats::NatsOptions;
 
+use crate::trust::Trust;
+
 /// The other side.
 pub(crate) struct Address {
     /// Without what may be secret.
@@ -52,6 +54,12 @@ impl Address {
         };
         let broker = format!("{scheme}://{host}");
         Ok(Self { shown: format!("{broker}/{room}"), broker, room, options })
+    }
+
+    /// Trusts these, where TLS is used.
+    pub(crate) fn trusting(mut self, trust: &Trust) -> Self {
+        self.options = self.options.with_tls(trust.config());
+        self
     }
 }
 

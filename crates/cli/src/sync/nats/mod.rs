@@ -5,7 +5,7 @@ mod address;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{anyhow, bail, ensure};
 use opor_core::DbVersion;
 use opor_store::{Store, StoreHandle};
 use opor_sync::{CatchUp, SyncStatus};
@@ -82,7 +82,7 @@ pub(crate) async fn follow(
     // Nothing has run since, on a runtime of one thread: the first event is not missed.
     let (mut events, mut status, mut published) = (room.events(), room.status(), room.published());
     let mut following = Following { watch, view, progress: Progress { target, ..Progress::default() } };
-    following.view.expects(target, DbVersion(0));
+    following.view.expects(target, None);
     let end = tokio::select! {
         end = following.run(&mut events, &mut status, &mut published) => end,
         () = signals.next() => Ok(End::Interrupted),
@@ -119,14 +119,14 @@ impl Following<'_, '_> {
             tokio::select! {
                 biased;
                 () = sleep_until(patience) => {}
-                event = events.next() => self.event(event.context("syncing has ended by itself")?)?,
+                event = events.next() => self.event(event.ok_or_else(|| why_over(status))?)?,
                 changed = published.changed() => {
-                    changed.context("syncing has ended by itself")?;
+                    changed.map_err(|_| why_over(status))?;
                     self.progress.published = *published.borrow_and_update();
                     self.view.acknowledged(self.progress.published)?;
                 }
                 changed = status.changed() => {
-                    changed.context("syncing has ended by itself")?;
+                    changed.map_err(|_| why_over(status))?;
                     let now = status.borrow_and_update().clone();
                     self.progress.is_live = now == RoomStatus::Live;
                     self.view.status(&match now {
@@ -181,5 +181,13 @@ impl Following<'_, '_> {
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// Why nothing more will happen.
+fn why_over(status: &watch::Receiver<RoomStatus>) -> anyhow::Error {
+    match &*status.borrow() {
+        RoomStatus::Refused { reason } => anyhow!("{reason}"),
+        _ => anyhow!("syncing has ended by itself"),
     }
 }
