@@ -1,6 +1,7 @@
 //! The suite: real SQLite, real files, real processes.
 
 mod adversary;
+mod bootstrap;
 mod compaction;
 mod connections;
 mod constraints;

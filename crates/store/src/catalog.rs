@@ -49,6 +49,13 @@ pub(crate) struct KeyColumn {
     affinity: Affinity,
 }
 
+impl KeyColumn {
+    /// Whether a value is stored as it is; NULL is no part of a key.
+    pub(crate) fn keeps(&self, value: ValueRef<'_>) -> bool {
+        self.affinity.keeps(value)
+    }
+}
+
 /// What a column does to the type of a value, by SQLite's rules for declared types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Affinity {
@@ -116,6 +123,14 @@ pub(crate) struct Column {
     pub(crate) not_null: bool,
     /// The only type it holds, in a STRICT table.
     pub(crate) strict: Option<StrictType>,
+    affinity: Affinity,
+}
+
+impl Column {
+    /// Whether a value is stored as it is; `false` may be wrong.
+    pub(crate) fn keeps(&self, value: ValueRef<'_>) -> bool {
+        if value == ValueRef::Null { !self.not_null } else { self.affinity.keeps(value) }
+    }
 }
 
 /// The types of STRICT tables, but ANY.
@@ -164,6 +179,19 @@ impl Table {
             PackedColumn::Blob(bytes) => column.affinity.keeps(ValueRef::Blob(bytes)),
         };
         key.column_count() == self.key.len() && self.key.iter().zip(key.packed_columns()).all(kept)
+    }
+
+    /// Whether rows of another table of this name can be in this as they are, and their clocks beside them.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        !self.sql.is_empty()
+            && self.sql == other.sql
+            && self.columns == other.columns
+            && self.key == other.key
+    }
+
+    /// Whether a column is made of others.
+    pub(crate) fn has_generated(&self) -> bool {
+        self.width as usize != self.key.len() + self.columns.len()
     }
 
     /// The table's name in SQL, so that no temporary table of the same name stands before it.
@@ -486,7 +514,8 @@ impl Shape {
             let not_null = column.not_null;
             let mask = if not_null { column.affinity.filler() } else { Value::Null };
             let (ordinal, strict) = (column.ordinal, column.strict);
-            columns.push(Column { name, bit, ordinal, converts, filler, mask, not_null, strict });
+            let affinity = column.affinity;
+            columns.push(Column { name, bit, ordinal, converts, filler, mask, not_null, strict, affinity });
         }
         if columns.is_empty() {
             all = ColSet::sentinel();

@@ -479,6 +479,29 @@ impl Clocks {
         self.tombs.write(layer.tombs.iter())
     }
 
+    /// Whether anything is known of rows of a table that is not found by key, be it that they are gone; `false` is certain.
+    pub(crate) fn knows_of(&mut self, table: &Table) -> Result<bool, Error> {
+        let layered = |layer: &Layer| layer.blocks.keys().any(|id| id.0 == table.id);
+        if layered(&self.staged) || layered(&self.mirror) || self.tombs_possible(table.id)? {
+            return Ok(true);
+        }
+        Ok(self.db.integer(&format!("SELECT 1 FROM {} LIMIT 1", table.clock_table()))?.is_some())
+    }
+
+    /// Writes a block straight into its clock table, past the layers above, which have none of this number.
+    pub(crate) fn write_below(&mut self, id: BlockId, block: Block) -> Result<(), Error> {
+        let mut groups = Vec::with_capacity(64);
+        block.encode(&mut groups);
+        self.cached = None;
+        let record = Record { block, ..Record::default() };
+        let sql = self.clock_sql(id.0)?;
+        record.write(&mut sql.put, id.1, &groups)?;
+        if sql.end != i64::MAX {
+            sql.end = sql.end.max(id.1.saturating_add(1));
+        }
+        Ok(())
+    }
+
     /// The block and bit of a row of a table.
     pub(crate) fn place_of(
         &mut self,

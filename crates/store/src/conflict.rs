@@ -191,6 +191,14 @@ pub(crate) fn rename_site(db: Db, from: u32, to: u32) -> Result<(), Error> {
     db.prepare("UPDATE opor_conflict SET site = ? WHERE site = ?")?.run(&[i64::from(to), i64::from(from)])
 }
 
+/// Whether something of a table is on record.
+pub(crate) fn has_any(db: Db, table: u32) -> Result<bool, Error> {
+    let mut any = db.prepare("SELECT 1 FROM opor_conflict WHERE table_id = ? LIMIT 1")?;
+    let mut row = any.start();
+    row.bind_integer(i64::from(table))?;
+    row.step()
+}
+
 /// Forgets a table that is gone.
 pub(crate) fn forget_table(db: Db, table: u32) -> Result<(), Error> {
     db.prepare("DELETE FROM opor_conflict WHERE table_id = ?")?.run(&[i64::from(table)])

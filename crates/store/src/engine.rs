@@ -106,6 +106,8 @@ pub(crate) struct Engine {
     pub(crate) limits: Cell<Option<QuarantineLimits>>,
     /// The schema for which quarantine was last looked through; below 0 when it has to be.
     pub(crate) released_at: Cell<i64>,
+    /// Tables whose blocks the walk over the log leaves out. For images: their rows have been taken from them already.
+    pub(crate) left_out: RefCell<FxHashSet<u32>>,
 }
 
 /// Statements write to one table many times in a row: comparing two pointers and a name finds it again.
@@ -193,6 +195,7 @@ impl Engine {
             cut_stale: Cell::new(true),
             limits: Cell::new(None),
             released_at: Cell::new(-1),
+            left_out: RefCell::default(),
         }
     }
 
@@ -531,6 +534,17 @@ impl Engine {
         self.tail.set(Tail::default());
         self.reread.set(true);
         self.bake();
+        Ok(())
+    }
+
+    /// Clocks of the version that merges take have been written past what is staged: the commit takes that version.
+    pub(crate) fn wrote_below(&self) -> Result<(), Error> {
+        let mut numbering = self.begin_numbering();
+        numbering.used = numbering.used.max(numbering.dv);
+        self.numbering.set(Some(numbering));
+        // Nothing in the clock tables is newer than what is said to have been folded.
+        self.uncaptured(|| self.fold_now())?;
+        self.clocks.borrow_mut().staged.takes_version = true;
         Ok(())
     }
 

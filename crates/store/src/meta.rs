@@ -298,6 +298,61 @@ pub(crate) fn has_rows(db: Db, sql_name: &str) -> Result<bool, Error> {
     Ok(db.integer(&format!("SELECT 1 FROM {sql_name} LIMIT 1"))?.is_some())
 }
 
+/// Whether a trigger stands on a table, be it a temporary one.
+pub(crate) fn has_trigger(db: Db, table: &str) -> Result<bool, Error> {
+    let mut find = db.prepare(
+        "SELECT 1 FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE \
+         UNION ALL SELECT 1 FROM sqlite_temp_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE",
+    )?;
+    let mut row = find.start();
+    row.bind_text(table)?;
+    row.step()
+}
+
+/// The indexes of a table, and whether each is that of the primary key.
+pub(crate) fn indexes(db: Db, table: &str) -> Result<Vec<(String, bool)>, Error> {
+    let mut list = db.prepare("SELECT name, origin = 'pk' FROM pragma_index_list(?, 'main')")?;
+    let mut rows = list.start();
+    rows.bind_text(table)?;
+    let mut indexes = Vec::new();
+    while rows.step()? {
+        indexes.push((rows.text(0)?.to_owned(), rows.integer(1) != 0));
+    }
+    Ok(indexes)
+}
+
+/// Whether an index tells values apart by their bytes.
+pub(crate) fn is_binary_index(db: Db, index: &str) -> Result<bool, Error> {
+    let mut others =
+        db.prepare("SELECT 1 FROM pragma_index_xinfo(?, 'main') WHERE key AND upper(coll) IS NOT 'BINARY'")?;
+    let mut row = others.start();
+    row.bind_text(index)?;
+    Ok(!row.step()?)
+}
+
+/// Whether the guard of a table is empty, as it should be; `false` may be wrong.
+pub(crate) fn is_guard_empty(db: Db, id: u32) -> Result<bool, Error> {
+    let sql = format!("SELECT sum(ncell) FROM dbstat WHERE name = '{}'", guard_name(id));
+    // Not every build of SQLite has this table.
+    let Ok(mut entries) = db.prepare(&sql) else { return Ok(false) };
+    let mut row = entries.start();
+    Ok(row.step()? && matches!(row.value(0), opor_core::ValueRef::Integer(0)))
+}
+
+/// What the guard of a table is called.
+pub(crate) fn guard_name(id: u32) -> String {
+    format!("opor_guard_{id}")
+}
+
+/// What the definition of a column says of a default, as it is written there.
+pub(crate) fn default_of(db: Db, table: &str, column: &str) -> Result<Option<String>, Error> {
+    let mut find = db.prepare("SELECT dflt_value FROM pragma_table_info(?, 'main') WHERE name = ?")?;
+    let mut row = find.start();
+    row.bind_text(table)?;
+    row.bind_text(column)?;
+    Ok(if row.step()? { row.text(0).ok().map(str::to_owned) } else { None })
+}
+
 /// Notes something that was done to the file without opor; `opor status` shows it.
 pub(crate) fn record_incident(db: Db, at_ms: u64, table: &str, what: &str) -> Result<(), Error> {
     let mut stmt = db.prepare("INSERT INTO opor_incident(at_ms, table_name, what) VALUES (?, ?, ?)")?;

@@ -143,7 +143,8 @@ impl Engine {
     ) -> Result<Vec<(Position, Stop)>, Error> {
         let mut stops = Vec::new();
         if !self.is_layered_since(base) {
-            for table in &catalog.tables {
+            let left_out = self.left_out.borrow();
+            for table in catalog.tables.iter().filter(|table| !left_out.contains(&table.id)) {
                 self.stored_blocks(table, base, from, count, &mut stops)?;
             }
             self.stored_tombs(base, from, count, &mut stops)?;

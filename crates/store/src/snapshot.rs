@@ -7,15 +7,21 @@
 
 mod check;
 mod copy;
+mod entries;
 mod forgotten;
 mod image;
+#[cfg(test)]
+mod lies;
 mod manifest;
 mod merge;
 mod receive;
+mod regular;
 mod stream;
 mod strip;
 #[cfg(test)]
 mod tests;
+mod tick;
+mod transfer;
 mod unheard;
 
 use std::fs::File;

@@ -2,17 +2,18 @@
 //!
 //! `peer FILE [lamport|hlc] [SITE]` opens a file (`:memory:` for none). Commands: `{"sql": ".."}`, `{"replicate": "table"}`,
 //! `{"since": n}`, `{"apply": [change, ..]}` (typed, one transaction), `{"insert": [change, ..]}` (row by row into
-//! `crsql_changes`), `{"hammer": {"first": n, "count": n}}` (one commit and one answer a row). What fails is answered
-//! with `{"error": ".."}`.
+//! `crsql_changes`), `{"hammer": {"first": n, "count": n}}` (one commit and one answer a row), `{"snapshot": "file", "die": n}`
+//! (merges it, and dies when told of its progress for the n-th time). What fails is answered with `{"error": ".."}`.
 //!
 //! `peer statements SEED COUNT` prints the tables of the histories and random statements on them; `peer trace SEED STEPS`
 //! groups them in transactions and prints what the model says the change log is after each.
 
 use std::error::Error;
 use std::io::{BufRead, Write};
+use std::ops::ControlFlow;
 
 use opor_core::{CausalLength, Change, Changeset, Cid, ColVersion, DbVersion, PackedKey, SiteId};
-use opor_store::{ClockPolicy, OpenOptions, Store};
+use opor_store::{ClockPolicy, OpenOptions, SnapshotReader, SnapshotReceiver, Store};
 use opor_tests::{
     ChangeRow, Model, Rng, SHAPES, apply_row, change_from_json, change_to_json, changes_since, message,
     random_change, random_statement, run, unhex, value_to_json,
@@ -97,10 +98,29 @@ fn answer(store: &mut Store, command: &Json) -> Outcome {
         transaction.commit()?;
         return Ok(json!({"ok": true}));
     }
+    if let (Some(file), Some(calls)) = (command["snapshot"].as_str(), command["die"].as_u64()) {
+        return merge_and_die(store, file, calls);
+    }
     match (command["hammer"]["first"].as_i64(), command["hammer"]["count"].as_i64()) {
         (Some(first), Some(count)) => hammer(store, first, count),
         _ => Err(format!("there is no command {command}").into()),
     }
+}
+
+/// Merges a snapshot from a file; dies at the call of the watcher that has this number, if it comes to that.
+fn merge_and_die(store: &mut Store, file: &str, calls: u64) -> Outcome {
+    let mut source = SnapshotReader::new(std::fs::File::open(file)?)?;
+    let mut receiver = SnapshotReceiver::begin(format!("{file}-image"), source.manifest().clone())?;
+    while let Some((index, chunk)) = source.next_chunk()? {
+        receiver.put(index, &chunk)?;
+    }
+    let image = receiver.finish(&OpenOptions::new())?;
+    let mut left = calls;
+    store.merge_snapshot_watched(&image, &mut |_| {
+        left = left.checked_sub(1).unwrap_or_else(|| std::process::abort());
+        ControlFlow::Continue(())
+    })?;
+    Ok(json!({"calls": calls - left}))
 }
 
 /// Writes rows one by one; what has been answered has been committed.

@@ -40,7 +40,9 @@ impl Store {
         reporter.begin(Phase::Prune, 0)?;
         let theirs = source.engine.catalog.borrow().clone();
         let ours = self.engine.catalog.borrow().clone();
-        for their_table in &theirs.tables {
+        // Of a table that was moved as it is, the image has every row.
+        let moved = source.engine.left_out.borrow().clone();
+        for their_table in theirs.tables.iter().filter(|table| !moved.contains(&table.id)) {
             let Some(table) = ours.table(&their_table.name) else { continue };
             let lookup = RowLookup::new(&source.engine, their_table)?;
             let values = RowValues::new(&self.engine, table)?;

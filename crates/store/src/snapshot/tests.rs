@@ -11,27 +11,25 @@ use crate::ClockPolicy;
 use crate::block::{Block, CellClock, Group};
 use crate::colset::ColSet;
 
-struct Folder(tempfile::TempDir);
+const SCHEMA: &str = "CREATE TABLE todos(id TEXT PRIMARY KEY NOT NULL, title, done);
+             CREATE TABLE counts(id INTEGER PRIMARY KEY NOT NULL, n);
+             CREATE TABLE pairs(a, b, c, PRIMARY KEY(a, b)) WITHOUT ROWID";
+
+pub(super) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn file(&self, name: &str) -> PathBuf {
+    pub(super) fn file(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 }
 
-fn folder() -> Folder {
+pub(super) fn folder() -> Folder {
     Folder(tempfile::tempdir().expect("a folder"))
 }
 
-fn source() -> Store {
+pub(super) fn source() -> Store {
     let mut store = OpenOptions::new().site_id(SiteId::from([0xa; 16])).open_in_memory().expect("a store");
-    store
-        .execute_batch(
-            "CREATE TABLE todos(id TEXT PRIMARY KEY NOT NULL, title, done);
-             CREATE TABLE counts(id INTEGER PRIMARY KEY NOT NULL, n);
-             CREATE TABLE pairs(a, b, c, PRIMARY KEY(a, b)) WITHOUT ROWID",
-        )
-        .expect("tables");
+    store.execute_batch(SCHEMA).expect("tables");
     ["todos", "counts", "pairs"].iter().for_each(|table| store.replicate(table).expect("it replicates"));
     store
         .execute_batch(
@@ -43,14 +41,22 @@ fn source() -> Store {
     store
 }
 
+/// An empty replica with the same tables.
+pub(super) fn receiver() -> Store {
+    let mut store = OpenOptions::new().site_id(SiteId::from([0xe; 16])).open_in_memory().expect("a store");
+    store.execute_batch(SCHEMA).expect("tables");
+    ["todos", "counts", "pairs"].iter().for_each(|table| store.replicate(table).expect("it replicates"));
+    store
+}
+
 /// The manifest of whatever bytes there are.
-fn manifest_of(bytes: &[u8], like: &Manifest) -> Manifest {
+pub(super) fn manifest_of(bytes: &[u8], like: &Manifest) -> Manifest {
     let hashes = bytes.chunks(CHUNK_BYTES).map(|chunk| *blake3::hash(chunk).as_bytes()).collect();
     Manifest { image_bytes: bytes.len() as u64, hashes, ..like.clone() }
 }
 
 /// Sends bytes as an image, and says what the receiver makes of them.
-fn send(bytes: &[u8], like: &Manifest, path: &Path) -> Result<SnapshotImage, RestoreError> {
+pub(super) fn send(bytes: &[u8], like: &Manifest, path: &Path) -> Result<SnapshotImage, RestoreError> {
     let manifest = manifest_of(bytes, like);
     let mut receiver = SnapshotReceiver::begin(partial_path(path), manifest).expect("a partial file");
     for (index, chunk) in bytes.chunks(CHUNK_BYTES).enumerate() {
@@ -124,6 +130,7 @@ fn what_is_no_database_is_refused() {
             Err(RestoreError::Image { .. }) => refused += 1,
             Ok(image) => {
                 passed += 1;
+                super::lies::take(&image);
                 let store = image.install(&target, &OpenOptions::new());
                 // What the check lets pass can be read to the end, or says why not.
                 let _said = store.map(|store| store.changes_since(DbVersion(0)).map(|changes| changes.len()));
@@ -187,12 +194,12 @@ fn an_image_that_no_opor_makes_is_refused() {
     assert!(matches!(forged, ImageError::Foreign(_) | ImageError::Mismatch(_)), "{forged:?}");
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A block of one group, as SQL that puts it into a clock table.
-fn put_block(table: u32, key: &str, edit: impl Fn(&mut Group)) -> String {
+pub(super) fn put_block(table: u32, key: &str, edit: impl Fn(&mut Group)) -> String {
     let clock = CellClock { cv: 1, dv: 1, shown_dv: 1, seq: 0, site: 1 };
     let mut group = Group::of_row(1, ColSet::one(1), clock);
     edit(&mut group);
