@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use opor_core::{DbVersion, Value};
 use opor_store::{
-    ApplyReport, ClockPolicy, CompactOptions, Cursor, OpenOptions, Phase, Progress, RestoreError, Snapshot,
-    Store, StoreHandle,
+    ApplyReport, ClockPolicy, CompactOptions, Cursor, Interest, OpenOptions, Phase, Progress, RestoreError,
+    Snapshot, Store, StoreHandle,
 };
 use opor_tests::{ChangeRow, Rng, SHAPES, Shape, run, table_dump};
 
@@ -468,8 +468,23 @@ fn edits_that_come_meanwhile_are_kept_and_one_commit_is_told_of() {
     let image = crate::snapshots::image(&snapshot, &folder.file("c.db"), &hlc);
     let handle = StoreHandle::open(folder.file("c.db"), &hlc, 1).expect("it opens");
     let mut commits = handle.commits();
+    let feed = handle.row_feed();
+    feed.watch([("todos".into(), Interest::default())].into());
+    let reader = hlc.clone().read_only(true).open(folder.file("c.db")).expect("a reader");
+    let look = || {
+        let changes = feed.snapshot(&reader).expect("a snapshot");
+        exec(&reader, "COMMIT");
+        changes
+    };
+    look();
     let merged = handle.write(move |store| store.merge_snapshot(&image).map(|report| report.db_version));
     let version = futures::executor::block_on(merged).expect("the handle is open").expect("it merges");
+    let told = look();
+    assert_eq!(
+        (told.unknown, told.tables["todos"].rows.len()),
+        (false, 5_000),
+        "whoever watches is told of each row"
+    );
     assert_eq!(
         (version, futures::executor::block_on(commits.next())),
         (Some(DbVersion(1)), Some(DbVersion(1)))
