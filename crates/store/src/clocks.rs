@@ -408,6 +408,15 @@ impl Clocks {
         self.tombs.stored(id.0, &id.1)
     }
 
+    /// Whether there is no clock and no tombstone of a key, as far as can be told without looking for its row.
+    pub(crate) fn is_unknown(&mut self, table: &Table, key: &[u8]) -> Result<bool, Error> {
+        if table.rowid_is_key {
+            let (block, bit) = block_of(rowid_of(key));
+            return Ok(self.peek((table.id, block))?.block.rows() >> bit & 1 == 0);
+        }
+        Ok(self.tomb(table, key)?.is_none())
+    }
+
     /// Records in the open transaction that a row is gone; its clocks go.
     pub(crate) fn bury(&mut self, table: &Table, key: &[u8], tomb: Tomb) -> Result<(), Error> {
         if table.rowid_is_key {

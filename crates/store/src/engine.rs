@@ -12,6 +12,7 @@ use opor_core::{ClockDrift, EqualValues, Hlc, HybridClock, SiteId};
 use rusqlite::Error;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::batch::BATCH;
 use crate::block::{CellClock, Group};
 use crate::catalog::{Catalog, ColumnChange, Table};
 use crate::clocks::{Clocks, block_of};
@@ -59,6 +60,13 @@ pub(crate) struct Engine {
     pub(crate) keys_matter: Cell<bool>,
     /// Above zero, writes are the engine's own or a merge's and are not noted.
     pub(crate) capture_off: Cell<u32>,
+    /// How many rows were deleted or moved without notes, in any table.
+    pub(crate) moves: Cell<u64>,
+    /// The rowids of rows that are being inserted without notes, when somebody wants to know.
+    pub(crate) inserted: RefCell<Option<Vec<i64>>>,
+    /// Merges rows one by one, as a measure of merging many.
+    #[cfg(test)]
+    pub(crate) one_by_one: Cell<bool>,
     /// Set by `crsql_internal_sync_bit(1)`.
     pub(crate) sync_bit: Cell<bool>,
     /// Whether SQLite will call back when the open transaction commits.
@@ -166,6 +174,10 @@ impl Engine {
             stamp: Cell::new(None),
             keys_matter: Cell::new(false),
             capture_off: Cell::new(0),
+            moves: Cell::new(0),
+            inserted: RefCell::new(None),
+            #[cfg(test)]
+            one_by_one: Cell::new(false),
             sync_bit: Cell::new(false),
             enlisted: Cell::new(false),
             folded: Cell::new(false),
@@ -220,6 +232,13 @@ impl Engine {
         let result = run();
         self.capture_off.set(self.capture_off.get() - 1);
         result
+    }
+
+    /// As [`uncaptured`](Self::uncaptured), and tells the rowids of the rows that were inserted, in their order.
+    pub(crate) fn collecting<T>(&self, run: impl FnOnce() -> T) -> (T, Vec<i64>) {
+        *self.inserted.borrow_mut() = Some(Vec::with_capacity(BATCH));
+        let result = self.uncaptured(run);
+        (result, self.inserted.take().unwrap_or_default())
     }
 
     pub(crate) fn captures(&self) -> bool {
@@ -415,6 +434,29 @@ impl Engine {
         let (block, bit) = block_of(row);
         let mut clocks = self.clocks.borrow_mut();
         clocks.stage((table.id, block))?.put(Group::of_row(bit, cols.clone(), clock));
+        self.numbering.set(Some(numbering));
+        Ok(())
+    }
+
+    /// As [`merge_group_directly`](Self::merge_group_directly), for several rows in the order of their rowids.
+    pub(crate) fn merge_groups_directly(
+        &self,
+        table: &Table,
+        cols: &ColSet,
+        rows: impl Iterator<Item = (i64, CellClock)>,
+    ) -> Result<(), Error> {
+        let mut numbering = self.begin_numbering();
+        let mut clocks = self.clocks.borrow_mut();
+        let mut rows = rows.peekable();
+        while let Some((first, _)) = rows.peek() {
+            let (block, _) = block_of(*first);
+            let mut staged = clocks.stage((table.id, block))?;
+            while let Some((row, clock)) = rows.next_if(|(row, _)| block_of(*row).0 == block) {
+                numbering.dv = numbering.dv.max(clock.dv);
+                numbering.used = numbering.used.max(numbering.dv);
+                staged.put(Group::of_row(block_of(row).1, cols.clone(), clock));
+            }
+        }
         self.numbering.set(Some(numbering));
         Ok(())
     }

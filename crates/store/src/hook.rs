@@ -129,6 +129,7 @@ unsafe extern "C" fn on_change(
     // SAFETY: `install` was given an engine that outlives the connection.
     let engine = unsafe { &*engine.cast::<Engine>() };
     if !engine.captures() {
+        note_unnoted(engine, op, old_row, new_row);
         return;
     }
     // SAFETY: SQLite hands over NUL-terminated names.
@@ -138,6 +139,19 @@ unsafe extern "C" fn on_change(
     }
     if let Err(fault) = on_write(engine, op, name, old_row, new_row) {
         engine.fault.borrow_mut().get_or_insert(fault);
+    }
+}
+
+/// What a merge wants to know of its own writes.
+fn note_unnoted(engine: &Engine, op: c_int, old_row: i64, new_row: i64) {
+    match op {
+        ffi::SQLITE_INSERT => {
+            if let Some(inserted) = &mut *engine.inserted.borrow_mut() {
+                inserted.push(new_row);
+            }
+        }
+        ffi::SQLITE_UPDATE if old_row == new_row => {}
+        _ => engine.moves.set(engine.moves.get() + 1),
     }
 }
 

@@ -11,6 +11,7 @@ struct Readme;
 
 mod apply;
 mod apply_rows;
+mod batch;
 mod block;
 mod catalog;
 mod changes_vtab;
@@ -32,6 +33,7 @@ mod horizon;
 mod journal;
 mod merge;
 mod meta;
+mod neighbours;
 mod notes;
 mod options;
 mod progress;

@@ -5,7 +5,7 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
 
-use opor_core::ValueRef;
+use opor_core::{PackedColumn, ValueRef};
 use rusqlite::{Error, ffi};
 
 /// A database connection, borrowed: the store owns it and finalises every [`Stmt`] before it closes it.
@@ -260,6 +260,27 @@ impl<'s> Run<'s> {
             let bytes = ffi::sqlite3_column_blob(self.stmt.raw, column);
             let len = ffi::sqlite3_column_bytes(self.stmt.raw, column);
             slice(bytes, len)
+        }
+    }
+
+    /// Whether a column holds this value, to the bit.
+    pub(crate) fn holds(&self, column: c_int, value: PackedColumn<'_>) -> bool {
+        // SAFETY: the statement is alive.
+        let (raw, kind) = unsafe { (self.stmt.raw, ffi::sqlite3_column_type(self.stmt.raw, column)) };
+        match (kind, value) {
+            // SAFETY: the statement is alive.
+            (ffi::SQLITE_INTEGER, PackedColumn::Integer(value)) => unsafe {
+                ffi::sqlite3_column_int64(raw, column) == value
+            },
+            // SAFETY: the statement is alive.
+            (ffi::SQLITE_FLOAT, PackedColumn::Real(value)) => unsafe {
+                ffi::sqlite3_column_double(raw, column).to_bits() == value.to_bits()
+            },
+            (ffi::SQLITE_TEXT, PackedColumn::Text(bytes)) | (ffi::SQLITE_BLOB, PackedColumn::Blob(bytes)) => {
+                self.blob(column) == bytes
+            }
+            (ffi::SQLITE_NULL, PackedColumn::Null) => true,
+            _ => false,
         }
     }
 
