@@ -349,9 +349,10 @@ impl Clocks {
     pub(crate) fn stage(&mut self, id: BlockId) -> Result<Staged<'_>, Error> {
         if !self.staged.blocks.contains_key(&id) {
             // It comes back to the mirror when it is published. If it never is, the tail is read again.
-            let record = match self.mirror.blocks.remove(&id) {
-                Some(record) => record,
-                None => self.read_block(id)?.unwrap_or_default(),
+            let cached = self.cached.take_if(|(of, _)| *of == id);
+            let record = match (self.mirror.blocks.remove(&id), cached) {
+                (Some(record), _) | (None, Some((_, record))) => record,
+                (None, None) => self.read_block(id)?.unwrap_or_default(),
             };
             self.staged.blocks.insert(id, record);
         }

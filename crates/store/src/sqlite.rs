@@ -349,6 +349,11 @@ impl RawValue {
             match ffi::sqlite3_value_type(self.0) {
                 ffi::SQLITE_INTEGER => Ok(ValueRef::Integer(ffi::sqlite3_value_int64(self.0))),
                 ffi::SQLITE_FLOAT => Ok(ValueRef::Real(ffi::sqlite3_value_double(self.0))),
+                // As text it would be copied, to end in a zero. As a blob it is told as it is.
+                ffi::SQLITE_TEXT if ffi::sqlite3_value_encoding(self.0) == ffi::SQLITE_UTF8 => {
+                    let text = ffi::sqlite3_value_blob(self.0);
+                    text_value(slice(text, ffi::sqlite3_value_bytes(self.0)))
+                }
                 ffi::SQLITE_TEXT => {
                     let text = ffi::sqlite3_value_text(self.0);
                     text_value(slice(text.cast::<c_void>(), ffi::sqlite3_value_bytes(self.0)))
