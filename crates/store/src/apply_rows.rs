@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use opor_core::{Changeset, Cid, Clock, RowChange};
+use opor_core::{Changeset, Cid, Clock, ColVersion, RowChange, Validation};
 use rusqlite::{Error, ErrorCode};
 
 use crate::apply::{ApplyError, ApplyOptions, ApplyReport, MergeEvent, MergeEventKind};
@@ -18,6 +18,11 @@ use crate::whole::{Layout, Whole};
 
 /// The place of a column that is not here.
 const UNKNOWN: usize = usize::MAX;
+
+/// Rows that are checked at once, before they are merged: few enough to be in the cache still.
+const CHECKED_AHEAD: usize = 512;
+/// How many are at least known to be sound, unless there are no more: enough for batches and for reading along.
+const CHECKED_MIN: usize = 64;
 
 /// A changeset beside the schema.
 struct Plan {
@@ -77,18 +82,20 @@ impl Engine {
         Ok(ward)
     }
 
-    /// Merges the rows within the open transaction.
+    /// Merges the rows within the open transaction, and checks those that have not been checked just before. Tells the
+    /// largest version of those.
     #[expect(clippy::too_many_arguments, reason = "two call sites; the parts of one merge")]
     pub(crate) fn merge_rows(
         &self,
         changeset: &Changeset,
+        checks: &mut Validation<'_>,
         options: &ApplyOptions,
         limits: QuarantineLimits,
         sql: &mut MergeSql,
         direct: bool,
         report: &mut ApplyReport,
         reporter: &mut Reporter<'_>,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<ColVersion, ApplyError> {
         sql.follow_schema(self.catalog.borrow().schema_version);
         let keeps = limits != QuarantineLimits::NONE;
         let mut rows = Rows {
@@ -118,9 +125,17 @@ impl Engine {
         };
         // One buffer serves all rows.
         let (mut cells, mut left) = (Vec::new(), changeset.rows());
+        let (mut checked, mut newest) = (0, ColVersion(0));
         while !left.is_empty() {
-            let done = rows.some(left, &mut cells)?;
-            left = &left[done..];
+            if checked < left.len().min(CHECKED_MIN) {
+                newest = checks.check(CHECKED_AHEAD - checked)?;
+                if direct {
+                    self.check_drift(changeset, newest)?;
+                }
+                checked = left.len().min(CHECKED_AHEAD);
+            }
+            let done = rows.some(&left[..checked], &mut cells)?;
+            (left, checked) = (&left[done..], checked - done);
             reporter.add(done as u64)?;
         }
         if let Some(ward) = rows.ward {
@@ -129,7 +144,7 @@ impl Engine {
         if rows.changed {
             report.db_version = Some(opor_core::DbVersion(rows.dv));
         }
-        Ok(())
+        Ok(newest)
     }
 }
 

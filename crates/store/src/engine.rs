@@ -8,7 +8,7 @@ mod refresh;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use opor_core::{ClockDrift, EqualValues, Hlc, HybridClock, SiteId};
+use opor_core::{ClockDrift, ColVersion, EqualValues, Hlc, HybridClock, SiteId};
 use rusqlite::Error;
 use rustc_hash::{FxHashMap, FxHashSet};
 
@@ -489,6 +489,21 @@ impl Engine {
             ClockPolicy::Hlc => {
                 self.hybrid.borrow_mut().observe(Hlc::from_version(stamp.into()), self.wall.now())
             }
+        }
+    }
+
+    /// Moves the hybrid clock past the newest stamp of what was merged, and with it what is written after that in the same
+    /// transaction.
+    pub(crate) fn observe_merged(&self, newest: ColVersion) {
+        if self.policy() != ClockPolicy::Hlc {
+            return;
+        }
+        let mut hybrid = self.hybrid.borrow_mut();
+        hybrid.restore(Hlc::from_version(newest));
+        if self.stamp.get().is_some_and(|stamp| stamp <= newest.0) {
+            let stamp = Some(hybrid.tick(self.wall.now()).version().0);
+            self.stamp.set(stamp);
+            self.numbering.set(self.numbering.get().map(|numbering| Numbering { stamp, ..numbering }));
         }
     }
 

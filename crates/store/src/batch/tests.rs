@@ -1,10 +1,10 @@
 //! Rows are merged many at a time where that comes to the same as one by one: a replica that merges them so shows what it
 //! has to come to.
 
-use opor_core::{Changeset, DbVersion, SiteId};
+use opor_core::{Changeset, DbVersion, SiteId, WallMillis};
 use proptest::prelude::*;
 
-use crate::{ApplyOptions, Cursor, OpenOptions, Store};
+use crate::{ApplyError, ApplyOptions, Cursor, OpenOptions, Store};
 
 const TABLES: [&str; 3] = ["todos", "orders", "entries"];
 
@@ -275,4 +275,34 @@ fn a_first_sync_goes_in_batches_and_a_second_delivery_reads_along() {
     assert_eq!(phone.apply(&changes).expect("it applies").unchanged, 400);
     assert_eq!(used(&phone), (1, 1));
     assert_eq!(phone.engine.moves.get(), 0);
+}
+
+/// Rows are checked shortly before they are merged. What is found in the middle takes all of it back.
+#[test]
+fn what_is_refused_in_the_middle_leaves_no_trace() {
+    let desk = open(1, LAX);
+    insert(&desk, 1, 1, 2_000);
+    let batch = desk.changes(&Cursor::start(), usize::MAX).expect("changes").changeset;
+    let year = 365 * 24 * 3_600_000;
+    for far in [false, true] {
+        let mut forged = Changeset::new();
+        for (i, mut change) in batch.changes().enumerate() {
+            if i == 3_000 && far {
+                change.col_version = (change.col_version.0 + (year << opor_core::Hlc::COUNTER_BITS)).into();
+            } else if i == 3_000 {
+                change.val = opor_core::Value::Real(f64::NAN);
+            }
+            forged.push(change);
+        }
+        let mut phone = open(2, RULES);
+        let before = contents(&phone);
+        let refused = phone.apply(&forged);
+        assert!(matches!(refused, Err(ApplyError::Invalid(_))), "{refused:?}");
+        assert_eq!(contents(&phone), before);
+        let latest = opor_core::Hlc::from_millis(WallMillis(phone.engine.wall.now().0 + 1));
+        assert!(phone.engine.hybrid.borrow().last() < latest, "a refused stamp leaves no trace");
+        assert_eq!(phone.apply(&batch).expect("it applies").rows_inserted, 2_000);
+        let newest = batch.changes().map(|change| change.col_version.0).max().expect("a change");
+        assert!(phone.engine.hybrid.borrow().last().version().0 >= newest);
+    }
 }
