@@ -27,8 +27,9 @@ use crate::replay::{Numbering, Replay, seqs_of};
 use crate::sqlite::{Db, Stmt, failure};
 use crate::wal_index::{WalHeader, WalIndex};
 
-/// Does nothing, to a table that holds nothing: having touched it is what counts.
-const ENLIST: &str = "DELETE FROM opor_commit_hook WHERE 0";
+/// Does nothing, to a table that takes nothing: having touched it is what counts. A DELETE would open a journal of the
+/// statement, and a cursor.
+const ENLIST: &str = "INSERT OR IGNORE INTO opor_commit_hook DEFAULT VALUES";
 /// The most commits in the tail. Reading all of it, once at open, stays at a millisecond or two; a longer tail saves no page.
 const TAIL_COMMITS_MAX: usize = 1024;
 /// The most bytes in the tail: what a reader reads at open, and eight pages of the file.
