@@ -470,7 +470,7 @@ fn edits_that_come_meanwhile_are_kept_and_one_commit_is_told_of() {
     let mut commits = handle.commits();
     let feed = handle.row_feed();
     feed.watch([("todos".into(), Interest::default())].into());
-    let reader = hlc.clone().read_only(true).open(folder.file("c.db")).expect("a reader");
+    let reader = hlc.read_only(true).open(folder.file("c.db")).expect("a reader");
     let look = || {
         let changes = feed.snapshot(&reader).expect("a snapshot");
         exec(&reader, "COMMIT");

@@ -38,7 +38,7 @@ pub use changeset::{Cell, Changeset, Clock, RowChange, TableHeader};
 pub use hlc::{ClockDrift, Hlc, HybridClock, WallMillis};
 pub use json::{FieldFault, JsonError};
 pub use key::{KeyError, PackedColumn, PackedKey};
-pub use limits::{Breach, InvalidChange, Limits};
+pub use limits::{Breach, InvalidChange, Limits, Validation};
 pub use merge::{EqualValues, Incoming, LocalRow, Outcome, decide};
 pub use site::{SiteId, SiteIdError};
 pub use value::{Value, ValueRef};

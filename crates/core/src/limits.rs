@@ -103,18 +103,17 @@ impl Changeset {
     /// # Errors
     /// A change that breaks one. Nothing else is looked at after it.
     pub fn validate(&self, limits: &Limits) -> Result<ColVersion, InvalidChange> {
+        self.validation(limits)?.check(usize::MAX)
+    }
+
+    /// As [`validate`](Self::validate), a few rows at a time: for who takes them in while they are at hand, and can take
+    /// all of it back. Only names are checked yet.
+    ///
+    /// # Errors
+    /// A change with a name that breaks a limit.
+    pub fn validation<'c>(&'c self, limits: &'c Limits) -> Result<Validation<'c>, InvalidChange> {
         self.check_names(limits)?;
-        let (mut newest, mut count) = (ColVersion(0), 0);
-        for row in self.rows() {
-            let of_row = self.check_row(row, limits).map_err(|breach| self.invalid(row, breach))?;
-            newest = newest.max(of_row);
-            count += row.cells.len() + usize::from(row.sentinel.is_some());
-            if count > limits.changes_max {
-                let (count, max) = (self.len(), limits.changes_max);
-                return Err(self.invalid(row, Breach::TooManyChanges { count, max }));
-            }
-        }
-        Ok(newest)
+        Ok(Validation { changeset: self, limits, left: self.rows(), count: 0, newest: ColVersion(0) })
     }
 
     /// Checks the names of tables and columns that changes mention.
@@ -186,6 +185,38 @@ impl Changeset {
             check_counter("seq", clock.seq, DbVersion::MAX.0)?;
         }
         Ok(newest)
+    }
+}
+
+/// A changeset that is being checked; see [`Changeset::validation`].
+#[derive(Debug)]
+pub struct Validation<'c> {
+    changeset: &'c Changeset,
+    limits: &'c Limits,
+    left: &'c [RowChange],
+    count: usize,
+    newest: ColVersion,
+}
+
+impl Validation<'_> {
+    /// Checks the next rows, so many or as many as there are. Tells the largest version of any cell so far.
+    ///
+    /// # Errors
+    /// A change that breaks a limit. Nothing else is looked at after it.
+    pub fn check(&mut self, rows: usize) -> Result<ColVersion, InvalidChange> {
+        let (part, left) = self.left.split_at(rows.min(self.left.len()));
+        for row in part {
+            let invalid = |breach| self.changeset.invalid(row, breach);
+            let of_row = self.changeset.check_row(row, self.limits).map_err(invalid)?;
+            self.newest = self.newest.max(of_row);
+            self.count += row.cells.len() + usize::from(row.sentinel.is_some());
+            if self.count > self.limits.changes_max {
+                let (count, max) = (self.changeset.len(), self.limits.changes_max);
+                return Err(invalid(Breach::TooManyChanges { count, max }));
+            }
+        }
+        self.left = left;
+        Ok(self.newest)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use opor_core::{
-    CausalLength, Changeset, ColVersion, DbVersion, InvalidChange, Limits, PackedKey, RowChange, SiteId,
+    CausalLength, Changeset, ColVersion, DbVersion, Hlc, InvalidChange, Limits, PackedKey, RowChange, SiteId,
     Value,
 };
 use rusqlite::Error;
@@ -229,7 +229,11 @@ impl Engine {
         {
             return Ok(ApplyReport { held: true, ..ApplyReport::default() });
         }
-        let newest = changeset.validate(&Limits::default())?;
+        let limits = Limits::default();
+        let mut checks = changeset.validation(&limits)?;
+        // A merge in a transaction of its own looks at rows as it merges them: a large changeset is not in the cache, and
+        // what is refused in the middle leaves no trace.
+        let newest = if direct { None } else { Some(checks.check(usize::MAX)?) };
         self.enlist()?;
         self.record_merge(options.cursor.as_ref().map(|(peer, _)| *peer));
         self.replay()?;
@@ -237,16 +241,22 @@ impl Engine {
             self.check_aware(options)?;
         }
         let mut report = ApplyReport::default();
-        self.observe_all(changeset, newest)?;
+        if let Some(newest) = newest {
+            self.check_drift(changeset, newest)?;
+            self.observe_merged(newest);
+        }
         let triggers = options.without_triggers.then(|| self.db.set_triggers(false));
         let limits = self.quarantine_limits(options);
-        let merged = self
-            .release_quarantine(options, sql, &mut report)
-            .and_then(|()| self.merge_rows(changeset, options, limits, sql, direct, &mut report, reporter));
+        let merged = self.release_quarantine(options, sql, &mut report).and_then(|()| {
+            self.merge_rows(changeset, &mut checks, options, limits, sql, direct, &mut report, reporter)
+        });
         if let Some(on) = triggers {
             self.db.set_triggers(on);
         }
-        merged?;
+        let merged = merged?;
+        if direct {
+            self.observe_merged(merged);
+        }
         if let Some((peer, cursor)) = &options.cursor {
             self.uncaptured(|| meta::save_pulled(self.db, *peer, cursor))?;
             // In a transaction of others there may be writes of which the peer knows nothing, and what had waited here for
@@ -268,16 +278,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Moves the hybrid clock past the newest stamp, unless one is too far ahead.
-    fn observe_all(&self, changeset: &Changeset, newest: ColVersion) -> Result<(), ApplyError> {
-        if self.policy() != crate::ClockPolicy::Hlc {
-            return Ok(());
-        }
-        let (stamp, wall) = (opor_core::Hlc::from_version(newest), self.wall.now());
-        if self.hybrid.borrow().check(stamp, wall).is_err() {
+    /// Refuses stamps that are too far ahead; `newest` is the newest.
+    pub(crate) fn check_drift(&self, changeset: &Changeset, newest: ColVersion) -> Result<(), ApplyError> {
+        let (stamp, wall) = (Hlc::from_version(newest), self.wall.now());
+        if self.policy() == crate::ClockPolicy::Hlc && self.hybrid.borrow().check(stamp, wall).is_err() {
             changeset.check_drift(&self.hybrid.borrow(), wall)?;
         }
-        self.hybrid.borrow_mut().restore(stamp);
         Ok(())
     }
 

@@ -2,13 +2,15 @@
 
 use std::rc::Rc;
 
-use opor_core::{Changeset, Cid, Clock, RowChange};
+use opor_core::{Changeset, Cid, Clock, ColVersion, RowChange, Validation};
 use rusqlite::{Error, ErrorCode};
 
 use crate::apply::{ApplyError, ApplyOptions, ApplyReport, MergeEvent, MergeEventKind};
+use crate::batch::{self, BATCH};
 use crate::catalog::Table;
 use crate::engine::Engine;
-use crate::merge::{IncomingCell, IncomingClock, IncomingRow, MergeSql, Merger};
+use crate::merge::{IncomingCell, IncomingClock, IncomingRow, MergeSql, Merger, Place};
+use crate::neighbours::Neighbours;
 use crate::options::ClockPolicy;
 use crate::progress::Reporter;
 use crate::quarantine::{Arrival, QuarantineLimits, QuarantineReason, Ward};
@@ -16,6 +18,11 @@ use crate::whole::{Layout, Whole};
 
 /// The place of a column that is not here.
 const UNKNOWN: usize = usize::MAX;
+
+/// Rows that are checked at once, before they are merged: few enough to be in the cache still.
+const CHECKED_AHEAD: usize = 512;
+/// How many are at least known to be sound, unless there are no more: enough for batches and for reading along.
+const CHECKED_MIN: usize = 64;
 
 /// A changeset beside the schema.
 struct Plan {
@@ -75,18 +82,20 @@ impl Engine {
         Ok(ward)
     }
 
-    /// Merges the rows within the open transaction.
+    /// Merges the rows within the open transaction, and checks those that have not been checked just before. Tells the
+    /// largest version of those.
     #[expect(clippy::too_many_arguments, reason = "two call sites; the parts of one merge")]
     pub(crate) fn merge_rows(
         &self,
         changeset: &Changeset,
+        checks: &mut Validation<'_>,
         options: &ApplyOptions,
         limits: QuarantineLimits,
         sql: &mut MergeSql,
         direct: bool,
         report: &mut ApplyReport,
         reporter: &mut Reporter<'_>,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<ColVersion, ApplyError> {
         sql.follow_schema(self.catalog.borrow().schema_version);
         let keeps = limits != QuarantineLimits::NONE;
         let mut rows = Rows {
@@ -102,18 +111,32 @@ impl Engine {
                 watch: self.watch(options)?,
                 lenient: keeps,
                 violations: 0,
+                found: None,
             },
+            neighbours: Neighbours::default(),
             layout: Layout::default(),
+            triggered: vec![None; changeset.tables().len()],
+            last_was_new: false,
+            singly: 0,
             limits,
             ward: None,
             changed: false,
             report,
         };
         // One buffer serves all rows.
-        let mut cells = Vec::new();
-        for row in changeset.rows() {
-            reporter.add(1)?;
-            rows.row(row, &mut cells)?;
+        let (mut cells, mut left) = (Vec::new(), changeset.rows());
+        let (mut checked, mut newest) = (0, ColVersion(0));
+        while !left.is_empty() {
+            if checked < left.len().min(CHECKED_MIN) {
+                newest = checks.check(CHECKED_AHEAD - checked)?;
+                if direct {
+                    self.check_drift(changeset, newest)?;
+                }
+                checked = left.len().min(CHECKED_AHEAD);
+            }
+            let done = rows.some(&left[..checked], &mut cells)?;
+            (left, checked) = (&left[done..], checked - done);
+            reporter.add(done as u64)?;
         }
         if let Some(ward) = rows.ward {
             self.uncaptured(|| ward.close(self.db))?;
@@ -121,7 +144,7 @@ impl Engine {
         if rows.changed {
             report.db_version = Some(opor_core::DbVersion(rows.dv));
         }
-        Ok(())
+        Ok(newest)
     }
 }
 
@@ -134,6 +157,13 @@ struct Rows<'a> {
     dv: u64,
     merger: Merger<'a>,
     layout: Layout,
+    /// By table index, whether it has triggers, once that was asked.
+    triggered: Vec<Option<bool>>,
+    neighbours: Neighbours<'a>,
+    /// Whether the row before was a new one, written at once.
+    last_was_new: bool,
+    /// How many of the next rows are not to be tried as a batch.
+    singly: usize,
     limits: QuarantineLimits,
     /// Quarantine, once something has gone there.
     ward: Option<Ward>,
@@ -142,6 +172,112 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
+    /// Merges the first row, or the first few; tells how many.
+    fn some(
+        &mut self,
+        rows: &'a [RowChange],
+        cells: &mut Vec<IncomingCell<'a>>,
+    ) -> Result<usize, ApplyError> {
+        let inserted = self.insert_batch(rows)?;
+        if (1..BATCH).contains(&inserted) {
+            // What stands against the next one is found out there.
+            self.row(&rows[inserted], cells)?;
+            return Ok(inserted + 1);
+        }
+        if inserted == 0 {
+            self.look_ahead(rows)?;
+            self.row(&rows[0], cells)?;
+        }
+        Ok(inserted.max(1))
+    }
+
+    /// Inserts as many rows as make a batch, if all of them are new as far as clocks tell and written at once each. Tells
+    /// how many were inserted; the next one is then to be merged by itself.
+    fn insert_batch(&mut self, rows: &'a [RowChange]) -> Result<usize, ApplyError> {
+        let Some(batch) = rows.get(..BATCH).filter(|_| self.singly == 0 && self.last_was_new) else {
+            self.singly = self.singly.saturating_sub(1);
+            return Ok(0);
+        };
+        let of = batch[0].table as usize;
+        let Some(table) = self.plan.tables[of].clone().filter(|table| !table.keyed && !self.plan.partial[of])
+        else {
+            return Ok(0);
+        };
+        if !self.layout.fits(&table, &batch[0], &self.plan.columns[of])
+            || !self.batches(&table, of, rows.len())
+        {
+            return Ok(0);
+        }
+        let mut clocks = Vec::with_capacity(BATCH);
+        for (i, row) in batch.iter().enumerate() {
+            let alike = row.table == batch[0].table && self.layout.is_of(&table, row);
+            let clock = if alike { self.new_clock(&table, row)? } else { None };
+            let Some(clock) = clock else {
+                self.singly = i;
+                return Ok(0);
+            };
+            clocks.push(clock.cell());
+        }
+        let rowids = self.merger.insert_batch(&table, &self.layout.places, batch)?;
+        self.merger.record_groups(&table, &self.layout.bits, rowids.iter().copied().zip(clocks))?;
+        for row in &batch[..rowids.len()] {
+            self.inserted(&table, row);
+        }
+        Ok(rowids.len())
+    }
+
+    /// The clock of a row of the present columns that may be inserted unseen.
+    fn new_clock(&self, table: &Rc<Table>, row: &RowChange) -> Result<Option<IncomingClock>, ApplyError> {
+        if !table.fits(&row.key) || !self.engine.clocks.borrow_mut().is_unknown(table, row.key.as_bytes())? {
+            return Ok(None);
+        }
+        Ok(self.whole_clock(row))
+    }
+
+    /// Whether rows of a table and of the present columns are inserted in batches.
+    fn batches(&mut self, table: &Table, of: usize, ahead: usize) -> bool {
+        self.merger.batches(table, &self.layout.places, ahead) && !self.is_triggered(table, of)
+    }
+
+    /// Learns where the next rows are, if the one before was found by its key and they may stand after it.
+    fn look_ahead(&mut self, rows: &'a [RowChange]) -> Result<(), ApplyError> {
+        let of = rows[0].table as usize;
+        let Some((found, last)) = self.merger.found else { return Ok(()) };
+        let Some(table) = self.plan.tables[of].as_ref().filter(|table| table.id == found) else {
+            return Ok(());
+        };
+        if table.keyed || table.rowid_is_key || !self.neighbours.is_time(rows) {
+            return Ok(());
+        }
+        let table = table.clone();
+        // What triggers do to keys nobody tells.
+        if !self.is_triggered(&table, of) {
+            self.neighbours.read(self.engine, self.merger.sql, &table, rows, last)?;
+        }
+        Ok(())
+    }
+
+    fn is_triggered(&mut self, table: &Table, of: usize) -> bool {
+        #[cfg(test)]
+        if self.engine.one_by_one.get() {
+            return true;
+        }
+        // When that cannot be found out, rows go one by one, and one of them shows why.
+        let asked = || batch::has_triggers(self.engine.db, table).unwrap_or(true);
+        *self.triggered[of].get_or_insert_with(asked)
+    }
+
+    fn inserted(&mut self, table: &Table, row: &RowChange) {
+        self.last_was_new = true;
+        self.changed = true;
+        self.report.rows_inserted += 1;
+        self.report.cells_won += row.cells.len();
+        if self.events {
+            let (table, key) = (table.name.clone(), row.key.clone());
+            self.report.events.push(MergeEvent { table, key, kind: MergeEventKind::Inserted });
+        }
+    }
+
     fn row(&mut self, row: &'a RowChange, cells: &mut Vec<IncomingCell<'a>>) -> Result<(), ApplyError> {
         let Some(table) = self.plan.tables[row.table as usize].clone() else {
             return self.put_aside(row, QuarantineReason::UnknownTable);
@@ -268,18 +404,18 @@ impl<'a> Rows<'a> {
         row: &'r RowChange,
         cells: &mut Vec<IncomingCell<'r>>,
     ) -> Result<(), Failed> {
+        self.last_was_new = false;
+        let rowid = self.neighbours.take(self.engine, row);
+        if let Some(rowid) = rowid {
+            self.merger.found = Some((table.id, rowid));
+        }
+        let place = rowid.map(Place::Row);
         let place = if self.layout.fits(table, row, &self.plan.columns[row.table as usize])
             && let Some(clock) = self.whole_clock(row)
         {
-            match self.merger.merge_whole(table, row, &self.layout, clock)? {
+            match self.merger.merge_whole(table, row, &self.layout, clock, place)? {
                 Whole::Inserted => {
-                    self.changed = true;
-                    self.report.rows_inserted += 1;
-                    self.report.cells_won += row.cells.len();
-                    if self.events {
-                        let (table, key) = (table.name.clone(), row.key.clone());
-                        self.report.events.push(MergeEvent { table, key, kind: MergeEventKind::Inserted });
-                    }
+                    self.inserted(table, row);
                     return Ok(());
                 }
                 Whole::Known => {
@@ -299,7 +435,7 @@ impl<'a> Rows<'a> {
                 Whole::Other(place) => Some(place),
             }
         } else {
-            None
+            place
         };
         let incoming = self.incoming(row, std::mem::take(cells));
         let outcome = self.merger.merge(table, &incoming, place)?;

@@ -199,6 +199,11 @@ impl Table {
         format!("main.{}", quote(&self.name))
     }
 
+    /// Places in `columns` of those that need a value in every row and are not among `places`.
+    pub(crate) fn fillers<'t>(&'t self, places: &'t ColSet) -> impl Iterator<Item = usize> {
+        self.filled.iter().copied().filter(|place| !places.contains(*place as u32))
+    }
+
     pub(crate) fn clock_table(&self) -> String {
         format!("opor_clock_{}", self.id)
     }

@@ -463,8 +463,15 @@ unsafe fn merge(
         let column = column.ok_or_else(logic_error)?;
         incoming.cells.push(IncomingCell { column, value: change.value, clock });
     }
-    let mut merger =
-        Merger { engine, sql, direct: false, watch: Watch::Nothing, lenient: false, violations: 0 };
+    let mut merger = Merger {
+        engine,
+        sql,
+        direct: false,
+        watch: Watch::Nothing,
+        lenient: false,
+        violations: 0,
+        found: None,
+    };
     let outcome = merger.merge(&table, &incoming, None)?;
     let impacted = outcome.won.len() + usize::from(outcome.deleted) + usize::from(outcome.created);
     engine.rows_impacted.set(engine.rows_impacted.get() + impacted as i64);

@@ -349,9 +349,10 @@ impl Clocks {
     pub(crate) fn stage(&mut self, id: BlockId) -> Result<Staged<'_>, Error> {
         if !self.staged.blocks.contains_key(&id) {
             // It comes back to the mirror when it is published. If it never is, the tail is read again.
-            let record = match self.mirror.blocks.remove(&id) {
-                Some(record) => record,
-                None => self.read_block(id)?.unwrap_or_default(),
+            let cached = self.cached.take_if(|(of, _)| *of == id);
+            let record = match (self.mirror.blocks.remove(&id), cached) {
+                (Some(record), _) | (None, Some((_, record))) => record,
+                (None, None) => self.read_block(id)?.unwrap_or_default(),
             };
             self.staged.blocks.insert(id, record);
         }
@@ -412,6 +413,15 @@ impl Clocks {
             return Ok(*tomb);
         }
         self.tombs.stored(id.0, &id.1)
+    }
+
+    /// Whether there is no clock and no tombstone of a key, as far as can be told without looking for its row.
+    pub(crate) fn is_unknown(&mut self, table: &Table, key: &[u8]) -> Result<bool, Error> {
+        if table.rowid_is_key {
+            let (block, bit) = block_of(rowid_of(key));
+            return Ok(self.peek((table.id, block))?.block.rows() >> bit & 1 == 0);
+        }
+        Ok(self.tomb(table, key)?.is_none())
     }
 
     /// Records in the open transaction that a row is gone; its clocks go.

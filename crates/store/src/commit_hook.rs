@@ -95,6 +95,11 @@ unsafe extern "C" fn connect(
         if code != ffi::SQLITE_OK {
             return code;
         }
+        // Else OR IGNORE would not ignore what `update` says.
+        let code = ffi::sqlite3_vtab_config(db, ffi::SQLITE_VTAB_CONSTRAINT_SUPPORT, 1 as c_int);
+        if code != ffi::SQLITE_OK {
+            return code;
+        }
         let vtab = Box::new(Vtab { base: std::mem::zeroed(), engine: engine.cast::<Engine>() });
         *out = Box::into_raw(vtab).cast();
     }
@@ -159,7 +164,7 @@ unsafe extern "C" fn update(
     _argv: *mut *mut ffi::sqlite3_value,
     _rowid: *mut i64,
 ) -> c_int {
-    ffi::SQLITE_READONLY
+    ffi::SQLITE_CONSTRAINT_VTAB
 }
 
 unsafe extern "C" fn begin(_vtab: *mut ffi::sqlite3_vtab) -> c_int {
@@ -225,4 +230,24 @@ unsafe extern "C" fn rollback_to(vtab: *mut ffi::sqlite3_vtab, level: c_int) -> 
     // SAFETY: made by `connect`.
     unsafe { engine(vtab) }.rollback_to(level);
     ffi::SQLITE_OK
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Store;
+
+    #[test]
+    fn enlisting_is_no_change_and_gives_no_rowid() {
+        let mut store = Store::open_in_memory().expect("a store");
+        store.execute_batch("CREATE TABLE todos(id INTEGER PRIMARY KEY NOT NULL, title)").expect("a table");
+        store.replicate("todos").expect("it replicates");
+        store.execute("INSERT INTO todos VALUES (7, 'a')", []).expect("a row");
+        let before = store.total_changes();
+        assert_eq!(store.execute("UPDATE todos SET title = 'b'", []), Ok(1));
+        assert_eq!(store.last_insert_rowid(), 7);
+        // The row itself, and what the commit puts on record.
+        let added = store.total_changes() - before;
+        assert_eq!(store.execute("INSERT INTO opor_commit_hook DEFAULT VALUES", []).map_err(|_| ()), Err(()));
+        assert_eq!(added, 2);
+    }
 }

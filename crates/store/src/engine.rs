@@ -8,10 +8,11 @@ mod refresh;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
-use opor_core::{ClockDrift, EqualValues, Hlc, HybridClock, SiteId};
+use opor_core::{ClockDrift, ColVersion, EqualValues, Hlc, HybridClock, SiteId};
 use rusqlite::Error;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::batch::BATCH;
 use crate::block::{CellClock, Group};
 use crate::catalog::{Catalog, ColumnChange, Table};
 use crate::clocks::{Clocks, block_of};
@@ -27,8 +28,9 @@ use crate::replay::{Numbering, Replay, seqs_of};
 use crate::sqlite::{Db, Stmt, failure};
 use crate::wal_index::{WalHeader, WalIndex};
 
-/// Does nothing, to a table that holds nothing: having touched it is what counts.
-const ENLIST: &str = "DELETE FROM opor_commit_hook WHERE 0";
+/// Does nothing, to a table that takes nothing: having touched it is what counts. A DELETE would open a journal of the
+/// statement, and a cursor.
+const ENLIST: &str = "INSERT OR IGNORE INTO opor_commit_hook DEFAULT VALUES";
 /// The most commits in the tail. Reading all of it, once at open, stays at a millisecond or two; a longer tail saves no page.
 const TAIL_COMMITS_MAX: usize = 1024;
 /// The most bytes in the tail: what a reader reads at open, and eight pages of the file.
@@ -60,6 +62,13 @@ pub(crate) struct Engine {
     pub(crate) keys_matter: Cell<bool>,
     /// Above zero, writes are the engine's own or a merge's and are not noted.
     pub(crate) capture_off: Cell<u32>,
+    /// How many rows were deleted or moved without notes, in any table.
+    pub(crate) moves: Cell<u64>,
+    /// The rowids of rows that are being inserted without notes, when somebody wants to know.
+    pub(crate) inserted: RefCell<Option<Vec<i64>>>,
+    /// Merges rows one by one, as a measure of merging many.
+    #[cfg(test)]
+    pub(crate) one_by_one: Cell<bool>,
     /// Set by `crsql_internal_sync_bit(1)`.
     pub(crate) sync_bit: Cell<bool>,
     /// Whether SQLite will call back when the open transaction commits.
@@ -171,6 +180,10 @@ impl Engine {
             stamp: Cell::new(None),
             keys_matter: Cell::new(false),
             capture_off: Cell::new(0),
+            moves: Cell::new(0),
+            inserted: RefCell::new(None),
+            #[cfg(test)]
+            one_by_one: Cell::new(false),
             sync_bit: Cell::new(false),
             enlisted: Cell::new(false),
             folded: Cell::new(false),
@@ -227,6 +240,13 @@ impl Engine {
         let result = run();
         self.capture_off.set(self.capture_off.get() - 1);
         result
+    }
+
+    /// As [`uncaptured`](Self::uncaptured), and tells the rowids of the rows that were inserted, in their order.
+    pub(crate) fn collecting<T>(&self, run: impl FnOnce() -> T) -> (T, Vec<i64>) {
+        *self.inserted.borrow_mut() = Some(Vec::with_capacity(BATCH));
+        let result = self.uncaptured(run);
+        (result, self.inserted.take().unwrap_or_default())
     }
 
     pub(crate) fn captures(&self) -> bool {
@@ -429,6 +449,29 @@ impl Engine {
         Ok(())
     }
 
+    /// As [`merge_group_directly`](Self::merge_group_directly), for several rows in the order of their rowids.
+    pub(crate) fn merge_groups_directly(
+        &self,
+        table: &Table,
+        cols: &ColSet,
+        rows: impl Iterator<Item = (i64, CellClock)>,
+    ) -> Result<(), Error> {
+        let mut numbering = self.begin_numbering();
+        let mut clocks = self.clocks.borrow_mut();
+        let mut rows = rows.peekable();
+        while let Some((first, _)) = rows.peek() {
+            let (block, _) = block_of(*first);
+            let mut staged = clocks.stage((table.id, block))?;
+            while let Some((row, clock)) = rows.next_if(|(row, _)| block_of(*row).0 == block) {
+                numbering.dv = numbering.dv.max(clock.dv);
+                numbering.used = numbering.used.max(numbering.dv);
+                staged.put(Group::of_row(block_of(row).1, cols.clone(), clock));
+            }
+        }
+        self.numbering.set(Some(numbering));
+        Ok(())
+    }
+
     /// What `crsql_next_db_version` answers.
     pub(crate) fn promise_version(&self, at_least: u64) -> Result<u64, Error> {
         self.replay()?;
@@ -457,6 +500,21 @@ impl Engine {
             ClockPolicy::Hlc => {
                 self.hybrid.borrow_mut().observe(Hlc::from_version(stamp.into()), self.wall.now())
             }
+        }
+    }
+
+    /// Moves the hybrid clock past the newest stamp of what was merged, and with it what is written after that in the same
+    /// transaction.
+    pub(crate) fn observe_merged(&self, newest: ColVersion) {
+        if self.policy() != ClockPolicy::Hlc {
+            return;
+        }
+        let mut hybrid = self.hybrid.borrow_mut();
+        hybrid.restore(Hlc::from_version(newest));
+        if self.stamp.get().is_some_and(|stamp| stamp <= newest.0) {
+            let stamp = Some(hybrid.tick(self.wall.now()).version().0);
+            self.stamp.set(stamp);
+            self.numbering.set(self.numbering.get().map(|numbering| Numbering { stamp, ..numbering }));
         }
     }
 

@@ -129,6 +129,9 @@ unsafe extern "C" fn on_change(
     // SAFETY: `install` was given an engine that outlives the connection.
     let engine = unsafe { &*engine.cast::<Engine>() };
     let (captures, recorder) = (engine.captures(), engine.recorder.get());
+    if !captures {
+        note_unnoted(engine, op, old_row, new_row);
+    }
     if !captures && recorder.is_none() {
         return;
     }
@@ -146,6 +149,19 @@ unsafe extern "C" fn on_change(
     // By now SQLite calls back when savepoints are rolled back.
     if let Some(recorder) = recorder {
         recorder.row(engine, op, name, old_row, new_row);
+    }
+}
+
+/// What a merge wants to know of its own writes.
+fn note_unnoted(engine: &Engine, op: c_int, old_row: i64, new_row: i64) {
+    match op {
+        ffi::SQLITE_INSERT => {
+            if let Some(inserted) = &mut *engine.inserted.borrow_mut() {
+                inserted.push(new_row);
+            }
+        }
+        ffi::SQLITE_UPDATE if old_row == new_row => {}
+        _ => engine.moves.set(engine.moves.get() + 1),
     }
 }
 

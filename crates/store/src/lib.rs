@@ -11,6 +11,7 @@ struct Readme;
 
 mod apply;
 mod apply_rows;
+mod batch;
 mod block;
 mod catalog;
 mod changes_vtab;
@@ -34,6 +35,7 @@ mod journal;
 mod lives;
 mod merge;
 mod meta;
+mod neighbours;
 mod notes;
 mod options;
 mod progress;

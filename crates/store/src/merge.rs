@@ -98,8 +98,11 @@ pub(crate) struct MergeSql {
     find: FxHashMap<u32, Stmt>,
     delete: FxHashMap<u32, Stmt>,
     insert: FxHashMap<(u32, ColSet), Stmt>,
+    pub(crate) insert_batch: FxHashMap<(u32, ColSet), Stmt>,
     update: FxHashMap<(u32, ColSet), Stmt>,
     read: FxHashMap<u32, Stmt>,
+    /// The rows after one.
+    pub(crate) after: FxHashMap<u32, Stmt>,
     same: FxHashMap<(u32, usize), Stmt>,
     /// Whether the last row merged was new, which is then tried first for the next.
     pub(crate) last_was_new: bool,
@@ -130,6 +133,8 @@ pub(crate) struct Merger<'e> {
     pub(crate) lenient: bool,
     /// How many rules have been broken.
     pub(crate) violations: usize,
+    /// The row that was found by its key last: the id of the table, and the rowid.
+    pub(crate) found: Option<(u32, i64)>,
 }
 
 /// Where a row is.
@@ -248,7 +253,12 @@ impl Merger<'_> {
         })?;
         let mut row = stmt.start();
         bind_key(&mut row, key)?;
-        Ok(if row.step()? { Place::Row(row.integer(0)) } else { Place::Absent })
+        if !row.step()? {
+            return Ok(Place::Absent);
+        }
+        let rowid = row.integer(0);
+        self.found = Some((table.id, rowid));
+        Ok(Place::Row(rowid))
     }
 
     /// Whatever column a change names, an even causal length means the row is gone.
@@ -562,12 +572,8 @@ impl Merger<'_> {
         places: &ColSet,
         mut values: impl Iterator<Item = ValueRef<'v>>,
     ) -> Result<bool, Error> {
-        let fillers = || table.filled.iter().filter(|place| !places.contains(**place as u32));
         let stmt = held(&mut self.sql.insert, (table.id, places.clone()), || {
-            let places = places.iter().map(|place| place as usize).chain(fillers().copied());
-            let columns = places.map(|place| &table.columns[place].name);
-            let keys = table.key.iter().map(|column| &column.name);
-            let names: Vec<_> = keys.chain(columns).map(|name| quote(name)).collect();
+            let names = insert_names(table, places);
             let marks = vec!["?"; names.len()].join(", ");
             self.engine.db.prepare(&format!(
                 "INSERT INTO {}({}) VALUES ({marks}) ON CONFLICT({}) DO NOTHING",
@@ -579,8 +585,8 @@ impl Merger<'_> {
         let mut run = stmt.start();
         bind_key(&mut run, key)?;
         values.try_for_each(|value| run.bind(value))?;
-        for place in fillers() {
-            run.bind(table.columns[*place].filler.as_ref().map_or(ValueRef::Null, Value::as_ref))?;
+        for place in table.fillers(places) {
+            run.bind(table.columns[place].filler.as_ref().map_or(ValueRef::Null, Value::as_ref))?;
         }
         self.engine.uncaptured(|| run.step())?;
         drop(run);
@@ -627,6 +633,14 @@ pub(crate) fn decision(
     decide(local, incoming, engine.equal_values())
 }
 
+/// The columns that inserting a row gives values, quoted, in the order in which they are bound.
+pub(crate) fn insert_names(table: &Table, places: &ColSet) -> Vec<String> {
+    let places = places.iter().map(|place| place as usize).chain(table.fillers(places));
+    let columns = places.map(|place| &table.columns[place].name);
+    let keys = table.key.iter().map(|column| &column.name);
+    keys.chain(columns).map(|name| quote(name)).collect()
+}
+
 fn row_condition(table: &Table) -> String {
     if table.keyed { table.key_condition() } else { format!("{} = ?", table.rowid_name) }
 }
@@ -647,7 +661,7 @@ fn forced<'r>(row: &IncomingRow<'r>, won: &[usize]) -> Vec<Forced<'r>> {
     cells.map(|cell| Forced { place: cell.column, value: cell.value, clock: cell.clock.cell() }).collect()
 }
 
-fn bind_key<'r>(run: &mut Run<'r>, key: &'r PackedKey) -> Result<(), Error> {
+pub(crate) fn bind_key<'r>(run: &mut Run<'r>, key: &'r PackedKey) -> Result<(), Error> {
     key.packed_columns().try_for_each(|column| match column {
         PackedColumn::Null => run.bind(ValueRef::Null),
         PackedColumn::Integer(value) => run.bind(ValueRef::Integer(value)),

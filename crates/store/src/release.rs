@@ -71,13 +71,16 @@ impl Engine {
             })?;
             let mut changes = Changeset::new();
             page.into_iter().try_for_each(|held| held.change(self).map(|change| changes.push(change)))?;
-            let newest = changes.validate(&opor_core::Limits::default())?;
+            let of_changes = opor_core::Limits::default();
+            let mut checks = changes.validation(&of_changes)?;
+            let newest = checks.check(usize::MAX)?;
             if self.policy() == ClockPolicy::Hlc {
                 self.hybrid.borrow_mut().restore(Hlc::from_version(newest));
             }
             // What turns out to be refused goes back, whatever the limits.
             let limits = QuarantineLimits { changes_max: u64::MAX, bytes_max: u64::MAX };
-            self.merge_rows(&changes, options, limits, sql, false, report, &mut Reporter::silent())?;
+            let reporter = &mut Reporter::silent();
+            self.merge_rows(&changes, &mut checks, options, limits, sql, false, report, reporter)?;
         }
     }
 

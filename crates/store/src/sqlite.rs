@@ -5,7 +5,7 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
 
-use opor_core::ValueRef;
+use opor_core::{PackedColumn, ValueRef};
 use rusqlite::{Error, ffi};
 
 /// A database connection, borrowed: the store owns it and finalises every [`Stmt`] before it closes it.
@@ -263,6 +263,27 @@ impl<'s> Run<'s> {
         }
     }
 
+    /// Whether a column holds this value, to the bit.
+    pub(crate) fn holds(&self, column: c_int, value: PackedColumn<'_>) -> bool {
+        // SAFETY: the statement is alive.
+        let (raw, kind) = unsafe { (self.stmt.raw, ffi::sqlite3_column_type(self.stmt.raw, column)) };
+        match (kind, value) {
+            // SAFETY: the statement is alive.
+            (ffi::SQLITE_INTEGER, PackedColumn::Integer(value)) => unsafe {
+                ffi::sqlite3_column_int64(raw, column) == value
+            },
+            // SAFETY: the statement is alive.
+            (ffi::SQLITE_FLOAT, PackedColumn::Real(value)) => unsafe {
+                ffi::sqlite3_column_double(raw, column).to_bits() == value.to_bits()
+            },
+            (ffi::SQLITE_TEXT, PackedColumn::Text(bytes)) | (ffi::SQLITE_BLOB, PackedColumn::Blob(bytes)) => {
+                self.blob(column) == bytes
+            }
+            (ffi::SQLITE_NULL, PackedColumn::Null) => true,
+            _ => false,
+        }
+    }
+
     /// A column's value as it travels: text that is not UTF-8 goes as a blob of its bytes.
     pub(crate) fn value(&self, column: c_int) -> ValueRef<'_> {
         self.key_value(column).unwrap_or_else(|_| ValueRef::Blob(self.blob(column)))
@@ -328,6 +349,11 @@ impl RawValue {
             match ffi::sqlite3_value_type(self.0) {
                 ffi::SQLITE_INTEGER => Ok(ValueRef::Integer(ffi::sqlite3_value_int64(self.0))),
                 ffi::SQLITE_FLOAT => Ok(ValueRef::Real(ffi::sqlite3_value_double(self.0))),
+                // As text it would be copied, to end in a zero. As a blob it is told as it is.
+                ffi::SQLITE_TEXT if ffi::sqlite3_value_encoding(self.0) == ffi::SQLITE_UTF8 => {
+                    let text = ffi::sqlite3_value_blob(self.0);
+                    text_value(slice(text, ffi::sqlite3_value_bytes(self.0)))
+                }
                 ffi::SQLITE_TEXT => {
                     let text = ffi::sqlite3_value_text(self.0);
                     text_value(slice(text.cast::<c_void>(), ffi::sqlite3_value_bytes(self.0)))

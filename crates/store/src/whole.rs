@@ -36,19 +36,19 @@ pub(crate) struct Layout {
     columns: Vec<u32>,
     /// Whether they come in the order of their bits, as they do in the commit that wrote them.
     ascending: bool,
-    places: ColSet,
-    bits: ColSet,
+    pub(crate) places: ColSet,
+    pub(crate) bits: ColSet,
 }
 
 impl Layout {
     /// Turns to the columns of `row`; `places` are those of the changeset's columns in the table. Whether they come in
     /// the order in which clocks are told.
     pub(crate) fn fits(&mut self, table: &Table, row: &RowChange, places: &[usize]) -> bool {
-        let columns = row.cells.iter().map(|cell| cell.column);
-        if self.table == table.id && columns.clone().eq(self.columns.iter().copied()) {
+        if self.is_of(table, row) {
             return self.ascending;
         }
-        *self = Self { table: table.id, columns: columns.collect(), ..Self::default() };
+        let columns = row.cells.iter().map(|cell| cell.column).collect();
+        *self = Self { table: table.id, columns, ..Self::default() };
         let places = self.columns.iter().map(|column| places[*column as usize]);
         let bits = places.clone().map(|place| table.columns[place].bit);
         self.ascending = places.clone().is_sorted_by(|a, b| a < b) && bits.clone().is_sorted_by(|a, b| a < b);
@@ -56,19 +56,26 @@ impl Layout {
         bits.for_each(|bit| self.bits.insert(bit));
         self.ascending
     }
+
+    /// Whether these are the columns of `row`, in its order.
+    pub(crate) fn is_of(&self, table: &Table, row: &RowChange) -> bool {
+        self.table == table.id && row.cells.iter().map(|cell| cell.column).eq(self.columns.iter().copied())
+    }
 }
 
 impl Merger<'_> {
-    /// Merges a row all of whose cells were written at once. The outcome is that of [`merge`](Self::merge).
+    /// Merges a row all of whose cells were written at once. The outcome is that of [`merge`](Self::merge), and `place` is
+    /// as there.
     pub(crate) fn merge_whole(
         &mut self,
         table: &Rc<Table>,
         row: &RowChange,
         layout: &Layout,
         clock: IncomingClock,
+        place: Option<Place>,
     ) -> Result<Whole, Error> {
         let key = row.key.as_bytes();
-        if self.sql.last_was_new && !table.keyed {
+        if self.sql.last_was_new && !table.keyed && place.is_none() {
             // The common case of a first sync: a row nobody here has seen. One statement tells and does it.
             let buried = self.engine.clocks.borrow_mut().tomb(table, key)?.is_some();
             if !buried && self.insert_whole(table, row, layout, &clock)? {
@@ -78,7 +85,10 @@ impl Merger<'_> {
             }
             self.sql.last_was_new = false;
         }
-        let place = self.find(table, &row.key)?;
+        let place = match place {
+            Some(place) => place,
+            None => self.find(table, &row.key)?,
+        };
         let Place::Row(rowid) = place else { return Ok(Whole::Other(place)) };
         match self.decide_whole(table, (&row.key, rowid), layout, &clock)? {
             Some(Outcome::Known) => Ok(Whole::Known),
@@ -156,6 +166,24 @@ impl Merger<'_> {
     }
 }
 
+impl Merger<'_> {
+    /// Records one clock for each of some rows that are found by rowid and are in the order of these.
+    pub(crate) fn record_groups(
+        &self,
+        table: &Rc<Table>,
+        cols: &ColSet,
+        mut rows: impl Iterator<Item = (i64, CellClock)>,
+    ) -> Result<(), Error> {
+        if self.direct {
+            return self.engine.merge_groups_directly(table, cols, rows);
+        }
+        rows.try_for_each(|(row, clock)| {
+            let cells = vec![(cols.clone(), clock)];
+            self.record(MergeOp::Cells { table: table.id, row, key: Box::default(), cells })
+        })
+    }
+}
+
 fn forced<'r>(row: &'r RowChange, layout: &Layout, clock: &IncomingClock) -> Vec<Forced<'r>> {
     let cells = layout.places.iter().zip(&row.cells).zip(clock.seq..);
     let forced = cells.map(|((place, cell), seq)| Forced {
@@ -166,6 +194,6 @@ fn forced<'r>(row: &'r RowChange, layout: &Layout, clock: &IncomingClock) -> Vec
     forced.collect()
 }
 
-fn values(row: &RowChange) -> impl Iterator<Item = ValueRef<'_>> {
+pub(crate) fn values(row: &RowChange) -> impl Iterator<Item = ValueRef<'_>> {
     row.cells.iter().map(|cell| cell.value.as_ref())
 }

@@ -363,14 +363,15 @@ fn skip_of(error: &ApplyError) -> Option<Skip> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use opor_core::DbVersion;
+    use opor_store::ApplyReport;
 
     #[test]
     fn what_a_merge_adds_of_its_own_is_published() {
         let report =
             ApplyReport { db_version: Some(DbVersion(7)), rows_inserted: 3, ..ApplyReport::default() };
-        assert!(is_echo(&report));
-        assert!(!is_echo(&ApplyReport { rows_brought_back: 1, ..report.clone() }));
-        assert!(!is_echo(&ApplyReport { released: 1, ..report }));
+        assert!(report.is_echo());
+        assert!(!ApplyReport { rows_brought_back: 1, ..report.clone() }.is_echo());
+        assert!(!ApplyReport { released: 1, ..report }.is_echo());
     }
 }
