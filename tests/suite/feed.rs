@@ -248,6 +248,32 @@ fn commits_of_others_are_noticed_and_not_known() {
 }
 
 #[test]
+fn files_without_a_write_ahead_log_are_followed_too() {
+    let folder = Folder::new();
+    open(&folder).close();
+    let store = Store::open(folder.file("a.db")).expect("it opens");
+    store.execute_batch("PRAGMA journal_mode = DELETE").expect("nobody else has it open");
+    drop(store);
+    let handle = StoreHandle::open(folder.file("a.db"), &OpenOptions::new(), 1).expect("it opens");
+    let mut follower = Follower::new(&handle);
+    follower.look();
+    let look = Duration::from_millis(5);
+    assert_eq!(follower.feed.wait(&follower.reader, look, Some(Duration::ZERO)), Woken::TimedOut);
+    let other = Store::open(folder.file("a.db")).expect("another connection");
+    for round in 0..10usize {
+        other.execute("INSERT INTO plums VALUES (?, 'x', 0)", [round as i64]).expect("it writes");
+        assert_eq!(follower.feed.wait(&follower.reader, look, None), Woken::Called);
+        assert!(follower.look().unknown);
+        write(&handle, &format!("INSERT INTO pears VALUES ({round}, 'x', 0)"));
+        assert_eq!(follower.feed.wait(&follower.reader, look, None), Woken::Called);
+        follower.look();
+        assert_eq!(follower.seen.each_ref().map(Rows::len), [round + 1, round + 1]);
+    }
+    assert_eq!(follower.feed.wait(&follower.reader, look, Some(Duration::ZERO)), Woken::TimedOut);
+    handle.close();
+}
+
+#[test]
 fn snapshots_are_exact_while_others_write() {
     let folder = Folder::new();
     let handle = open(&folder);

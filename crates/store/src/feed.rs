@@ -8,6 +8,7 @@
 mod mailbox;
 mod recorder;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,6 +233,8 @@ impl FeedWaker {
 pub struct RowFeed {
     feeds: Arc<Feeds>,
     mailbox: Arc<Mailbox>,
+    /// Where the journal is no write-ahead log: SQLite's own count of others' commits, as it was at the last snapshot.
+    data_version: Cell<Option<i64>>,
 }
 
 impl Drop for RowFeed {
@@ -243,7 +246,7 @@ impl Drop for RowFeed {
 impl RowFeed {
     pub(crate) fn new(feeds: Arc<Feeds>) -> Self {
         let mailbox = feeds.add();
-        Self { feeds, mailbox }
+        Self { feeds, mailbox, data_version: Cell::new(None) }
     }
 
     /// Says what to watch from now on, in place of what was said before: by table, named as in the schema. A snapshot taken
@@ -275,7 +278,10 @@ impl RowFeed {
                 Woken::TimedOut => {}
                 woken => return woken,
             }
-            if self.mailbox.taken_at() != reader.engine.look_at_header() {
+            let (taken_at, header) = (self.mailbox.taken_at(), reader.engine.look_at_header());
+            let is_other =
+                taken_at != header || (header.is_none() && self.data_version.get() != data_version(reader));
+            if is_other {
                 return Woken::Called;
             }
             waited += slice;
@@ -308,8 +314,14 @@ impl RowFeed {
             }
         };
         self.mailbox.caught_up_at(at, changes.seq);
+        self.data_version.set(if at.is_none() { data_version(reader) } else { None });
         changes.unknown = true;
         changes.origin = Some(Origin::Mixed);
         Ok(changes)
     }
+}
+
+/// A count that moves when others commit; a file that cannot be read has none, and the snapshot that follows says why.
+fn data_version(reader: &Store) -> Option<i64> {
+    reader.engine.seen_version().ok()
 }

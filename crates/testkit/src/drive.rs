@@ -136,7 +136,9 @@ impl World<'_> {
     /// The peer cannot go on from the cursor that is stored here.
     fn behind(&mut self, at: End, snapshot: bool) -> Result<(), Failure> {
         let from_start = self.side(at).is_some_and(|side| side.from_start);
-        if !(self.forgot || self.compacted && from_start) {
+        // Who has compacted did not wait for the acknowledgements of those it had not met.
+        let is_new = from_start || self.plan.late > 0;
+        if !(self.forgot || self.compacted && is_new) {
             let detail = "a cursor is refused, though only acknowledged deletes were forgotten";
             return Err(self.failure(Invariant::Cursor, detail));
         }
