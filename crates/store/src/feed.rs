@@ -8,6 +8,7 @@
 mod mailbox;
 mod recorder;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,6 +233,8 @@ impl FeedWaker {
 pub struct RowFeed {
     feeds: Arc<Feeds>,
     mailbox: Arc<Mailbox>,
+    /// SQLite's count of what others have committed, as of the last snapshot of a file without a WAL index; that is slower to ask.
+    taken_at: Cell<Option<i64>>,
 }
 
 impl Drop for RowFeed {
@@ -243,7 +246,7 @@ impl Drop for RowFeed {
 impl RowFeed {
     pub(crate) fn new(feeds: Arc<Feeds>) -> Self {
         let mailbox = feeds.add();
-        Self { feeds, mailbox }
+        Self { feeds, mailbox, taken_at: Cell::new(None) }
     }
 
     /// Says what to watch from now on, in place of what was said before: by table, named as in the schema. A snapshot taken
@@ -275,7 +278,8 @@ impl RowFeed {
                 Woken::TimedOut => {}
                 woken => return woken,
             }
-            if self.mailbox.taken_at() != reader.engine.look_at_header() {
+            let header = reader.engine.look_at_header();
+            if self.mailbox.taken_at() != header || (header.is_none() && self.is_behind(reader)) {
                 return Woken::Called;
             }
             waited += slice;
@@ -283,6 +287,11 @@ impl RowFeed {
                 return Woken::TimedOut;
             }
         }
+    }
+
+    /// Whether somebody has committed to a file without a WAL index. One that cannot be read at present is looked at again later.
+    fn is_behind(&self, reader: &Store) -> bool {
+        reader.engine.seen_version().is_ok_and(|version| self.taken_at.get() != Some(version))
     }
 
     /// Begins a read transaction on `reader`, which sees one commit and all before it, and tells what was committed up to there
@@ -307,6 +316,9 @@ impl RowFeed {
                 return Err(error.into());
             }
         };
+        if at.is_none() {
+            self.taken_at.set(reader.engine.seen_version().ok());
+        }
         self.mailbox.caught_up_at(at, changes.seq);
         changes.unknown = true;
         changes.origin = Some(Origin::Mixed);

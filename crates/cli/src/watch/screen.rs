@@ -90,7 +90,8 @@ impl ScreenView {
         let mut picture = String::from(HOME);
         for (at, line) in lines.iter().map(String::as_str).enumerate() {
             let end = if at + 1 < lines.len() { "\r\n" } else { "" };
-            picture.extend([line, CLEAR_LINE, end]);
+            // First, because what is cleared after a line that is full is its last column.
+            picture.extend([CLEAR_LINE, line, end]);
         }
         picture.push_str(CLEAR_BELOW);
         put(&picture)

@@ -7,5 +7,6 @@ mod snapshot;
 mod support;
 mod sync;
 mod sync_refusals;
+mod watch;
 #[cfg(feature = "nats")]
 mod with_nats_server;

@@ -126,7 +126,8 @@ impl Engine {
         base >= self.meta.borrow().folded && !self.folded.get() && !self.reread.get()
     }
 
-    fn seen_version(&self) -> Result<i64, Error> {
+    /// SQLite's count of what other connections have committed.
+    pub(crate) fn seen_version(&self) -> Result<i64, Error> {
         let mut sql = self.sql.borrow_mut();
         let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
         let mut row = sql.data_version.start();
