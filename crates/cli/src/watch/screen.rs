@@ -89,11 +89,12 @@ impl ScreenView {
         let lines = self.lines(width, height);
         let mut picture = String::from(HOME);
         for (at, line) in lines.iter().map(String::as_str).enumerate() {
-            let end = if at + 1 < lines.len() { "\r\n" } else { "" };
+            let last = at + 1 == lines.len();
             // First, because what is cleared after a line that is full is its last column.
-            picture.extend([CLEAR_LINE, line, end]);
+            picture.push_str(if last { CLEAR_BELOW } else { CLEAR_LINE });
+            picture.push_str(line);
+            picture.push_str(if last { "" } else { "\r\n" });
         }
-        picture.push_str(CLEAR_BELOW);
         put(&picture)
     }
 
