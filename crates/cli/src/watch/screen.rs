@@ -286,3 +286,48 @@ fn brief(text: &str) -> String {
         None => printable(text),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::list::Row;
+    use super::super::values::Values;
+    use super::*;
+
+    fn view(rows: Vec<(Vec<Value>, Mark)>) -> ScreenView {
+        let rows = rows.into_iter().map(|(values, mark)| Row { values: Values(values), mark }).collect();
+        let columns = ["id", "title", "note"].map(str::to_owned);
+        let list = List { columns: Some(columns.into()), rows, removed: 2 };
+        let at = "12:00:00".to_owned();
+        ScreenView {
+            list,
+            commit: DbVersion(7),
+            author: Some(Author::Local),
+            at,
+            error: None,
+            colours: false,
+            entered: false,
+        }
+    }
+
+    #[test]
+    fn the_picture_fits_and_what_does_not_is_counted() {
+        let row = |id: i64, mark| (vec![id.into(), "日本\u{1b}[2J".into(), Value::Null], mark);
+        let shown = view(vec![row(1, Mark::Same), row(20, Mark::New), row(3, Mark::Changed)]);
+        let expected = [
+            " \x1b[3Gid\x1b[7Gtitle\x1b[22Gnote",
+            "  ───────────────────────",
+            " \x1b[4G1\x1b[7G日本\\u{1b}[2J\x1b[22GNULL",
+            "  and 2 more",
+            "3 rows · commit 7 · local · 12:00:00 · +1 ~1 -2",
+        ];
+        assert_eq!(shown.lines(80, 5), expected);
+        assert!(shown.lines(80, 6)[3].starts_with("+\x1b[3G20"));
+        let narrow = shown.lines(18, 9);
+        assert_eq!(narrow[0], " \x1b[3Gid\x1b[7Gtitle\x1b[15Gnote");
+        let tiny = shown.lines(12, 9);
+        assert_eq!(tiny[2], " \x1b[4G1\x1b[7G日本\\…");
+        for (width, height) in [(0, 0), (1, 1), (2, 2), (3, 3), (5, 4)] {
+            assert!(shown.lines(width, height).len() <= height.max(1), "{width} by {height}");
+        }
+    }
+}
