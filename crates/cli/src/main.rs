@@ -18,6 +18,7 @@ mod sync;
 mod table;
 mod token;
 mod trust;
+mod watch;
 mod web;
 
 use std::io::{self, Write};
@@ -41,6 +42,7 @@ enum Command {
     Status(status::Status),
     Serve(serve::Serve),
     Sync(sync::Sync),
+    Watch(watch::Watch),
     Snapshot(snapshot::Snapshot),
     Restore(restore::Restore),
     Gc(gc::Gc),
@@ -71,6 +73,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(status) => status.run(&mut out).map(|()| ExitCode::SUCCESS),
         Command::Serve(serve) => serve.run(&mut out),
         Command::Sync(sync) => sync.run(&mut out),
+        Command::Watch(watch) => watch.run(&mut out),
         Command::Snapshot(snapshot) => snapshot.run(&mut out).map(|()| ExitCode::SUCCESS),
         Command::Restore(restore) => restore.run(&mut out).map(|()| ExitCode::SUCCESS),
         Command::Gc(gc) => gc.run(&mut out).map(|()| ExitCode::SUCCESS),

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use anstyle::Style;
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 use crate::style::{DIM, HEADING, PLAIN};
 
@@ -11,7 +11,11 @@ use crate::style::{DIM, HEADING, PLAIN};
 pub(crate) const WIDTH: usize = 100;
 const GAP: &str = "  ";
 /// A column is not made narrower than this.
-const COLUMN_MIN: usize = 6;
+pub(crate) const COLUMN_MIN: usize = 6;
+/// So many characters of a cut text share a place at most: more than any writing stacks, and a bound on what is drawn.
+pub(crate) const CHARS_PER_COLUMN: usize = 8;
+/// Makes one sign of two, as in emoji of families.
+const JOINER: char = '\u{200d}';
 
 /// One cell: a text in a style.
 #[derive(Clone, Debug)]
@@ -125,9 +129,21 @@ impl Table {
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+        if c.is_control() {
+            shown.extend(c.escape_default());
+        } else if steers(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
     }
     shown
+}
+
+/// Whether a character does something to what stands around it: separators of lines, and those that turn
+/// the direction of writing.
+const fn steers(c: char) -> bool {
+    matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// `1.2 MiB`.
@@ -147,15 +163,17 @@ pub(crate) fn cut(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }
-    let mut left = width.saturating_sub(1);
-    let fits = |c: &char| match left.checked_sub(c.width().unwrap_or(0)) {
-        Some(rest) => {
-            left = rest;
-            true
+    let mut shown = String::new();
+    // Characters together may be wider or narrower than one by one, and any number of them may be of no width.
+    for c in text.chars().take(width * CHARS_PER_COLUMN) {
+        shown.push(c);
+        if shown.width() >= width {
+            shown.pop();
+            break;
         }
-        None => false,
-    };
-    let mut shown: String = text.chars().take_while(fits).collect();
+    }
+    // What joined it to the next is not there any more.
+    shown.truncate(shown.trim_end_matches(JOINER).len());
     shown.push('…');
     shown
 }
@@ -188,7 +206,26 @@ mod tests {
     }
 
     #[test]
+    fn texts_are_cut_between_what_is_seen() {
+        for (text, width, expected) in [
+            ("abcdef", 4, "abc…"),
+            ("abcd", 4, "abcd"),
+            ("日本語", 5, "日本…"),
+            ("日本語", 4, "日…"),
+            ("e\u{301}e\u{301}e\u{301}", 2, "e\u{301}…"),
+            ("👨\u{200d}👩\u{200d}👧👨\u{200d}👩\u{200d}👧", 3, "👨\u{200d}👩\u{200d}👧…"),
+            ("❤\u{fe0f}❤\u{fe0f}", 3, "❤\u{fe0f}…"),
+            ("abc", 0, "…"),
+        ] {
+            assert_eq!(cut(text, width), expected);
+        }
+        let piled = format!("a{}b", "\u{301}".repeat(100_000));
+        assert!(cut(&format!("{piled}c"), 2).len() < 100, "a pile is cut as well");
+    }
+
+    #[test]
     fn stored_text_cannot_steer_the_terminal() {
         assert_eq!(printable("a\u{1b}[2Jb\n"), "a\\u{1b}[2Jb\\n");
+        assert_eq!(printable("a\u{202e}b\u{9b}31m"), "a\\u{202e}b\\u{9b}31m");
     }
 }

@@ -208,6 +208,7 @@ mod tests {
             rows: rows.collect(),
             columns: Arc::from([]),
             seq: CommitSeq(0),
+            commit: None,
             version: 0,
             origin: None,
         }

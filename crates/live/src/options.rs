@@ -13,6 +13,9 @@ pub struct LiveOptions {
     pub look_for_others: Duration,
     /// Prepared statements that are kept: as many different texts of queries run without being prepared anew. 256 by default.
     pub statements_held: usize,
+    /// Whether results tell the [`db_version`](opor_store::Store::db_version) of their snapshot. Off by default: it is looked up
+    /// whenever a result changes.
+    pub tell_commits: bool,
     /// In every so many turns, run one query for which nothing is thought to have changed, and count whether that was right. 0 by
     /// default: never. For those who would rather know.
     pub check_one_in: u32,
@@ -24,6 +27,7 @@ impl Default for LiveOptions {
             rows_max: 1_000_000,
             look_for_others: Duration::from_millis(20),
             statements_held: 256,
+            tell_commits: false,
             check_one_in: 0,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use opor_core::Value;
+use opor_core::{DbVersion, Value};
 use opor_store::{CommitSeq, Origin};
 use rustc_hash::FxHashMap;
 
@@ -19,6 +19,8 @@ pub(crate) struct ResultSet {
     pub(crate) columns: Arc<[String]>,
     /// The commit of this process that it was last looked at for.
     pub(crate) seq: CommitSeq,
+    /// The last commit of the file in its snapshot, where that is asked for.
+    pub(crate) commit: Option<DbVersion>,
     /// Counts the results of the query that were different.
     pub(crate) version: u64,
     /// Who brought it about; `None` for the first.

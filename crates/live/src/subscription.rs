@@ -1,9 +1,11 @@
 //! A query that stays current, as those who subscribed see it.
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
+use opor_core::DbVersion;
 use opor_store::{CommitSeq, Origin};
 use serde::de::DeserializeOwned;
 
@@ -20,8 +22,12 @@ use crate::worker::Command;
 pub struct Snapshot<T> {
     /// Its rows, in the order of the query.
     pub rows: Vec<T>,
+    /// The names of its columns.
+    pub columns: Arc<[String]>,
     /// The commit at which the result became this.
     pub seq: CommitSeq,
+    /// The last commit in the file then, of whatever process; see [`LiveOptions::tell_commits`](crate::LiveOptions::tell_commits).
+    pub commit: Option<DbVersion>,
     /// Who made that commit; `None` for the first result.
     pub origin: Option<Origin>,
     /// Stands for this result.
@@ -33,8 +39,12 @@ pub struct Snapshot<T> {
 pub struct Diff<T> {
     /// The steps, in their order; see [`Edit`].
     pub edits: Vec<Edit<T>>,
+    /// The names of the later result's columns. They are others than before only with an [`Edit::Reset`].
+    pub columns: Arc<[String]>,
     /// The commit at which the result became the later one.
     pub seq: CommitSeq,
+    /// The last commit in the file then, of whatever process; see [`LiveOptions::tell_commits`](crate::LiveOptions::tell_commits).
+    pub commit: Option<DbVersion>,
     /// Who made that commit; `None` for the first result. When several commits lie between, it is that of the last that changed
     /// the result.
     pub origin: Option<Origin>,
@@ -47,6 +57,12 @@ pub struct Diff<T> {
 pub struct ResumeToken {
     query: u64,
     version: u64,
+}
+
+impl fmt::Display for ResumeToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.query, self.version)
+    }
 }
 
 /// What a user interface shows of a query; see [`Query::states`](crate::Query::states).
@@ -218,7 +234,9 @@ impl<T: DeserializeOwned + Send + 'static> Subscription<T> {
         let rows = result.rows.iter().enumerate().map(|(at, row)| row::read(at, row, &result.columns));
         Ok(Snapshot {
             rows: rows.collect::<Result<_, _>>()?,
+            columns: result.columns.clone(),
             seq: result.seq,
+            commit: result.commit,
             origin: result.origin,
             token: self.token(result),
         })
@@ -234,7 +252,9 @@ impl<T: DeserializeOwned + Send + 'static> Subscription<T> {
         let read = |at: usize, row: Row| row::read(at, &row, &result.columns);
         Ok(Diff {
             edits: edits.into_iter().map(|edit| edit.try_map(&read)).collect::<Result<_, _>>()?,
+            columns: result.columns.clone(),
             seq: result.seq,
+            commit: result.commit,
             origin: result.origin,
             token: self.token(result),
         })

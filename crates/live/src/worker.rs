@@ -3,8 +3,8 @@
 use std::sync::{Arc, Weak};
 
 use async_channel::{Receiver, Sender};
-use opor_core::{PackedKey, Value};
-use opor_store::{Changes, Origin, RowFeed, Store, Woken};
+use opor_core::{DbVersion, PackedKey, Value};
+use opor_store::{Changes, Origin, RowFeed, Store, StoreError, Woken};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::access::Listener;
@@ -203,10 +203,7 @@ impl Worker {
                 // Before the snapshot: what is committed after that is told.
                 self.feed.watch(self.router.interests());
             }
-            let changes = self.feed.snapshot(&self.store).map_err(|error| {
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                LiveError::Sql { message: source.unwrap_or_else(|| error.to_string()), offset: None }
-            })?;
+            let changes = self.feed.snapshot(&self.store).map_err(|error| unreadable(&error))?;
             let brought = self.bring(&changes, wanted);
             self.store.execute_batch("COMMIT")?;
             match brought? {
@@ -268,9 +265,16 @@ impl Worker {
             rows,
             columns,
             seq: changes.seq,
+            commit: self.commit()?,
             version,
             origin: origin.filter(|_| !first),
         }))
+    }
+
+    /// The last commit in the open snapshot, where that is asked for.
+    fn commit(&self) -> Result<Option<DbVersion>, LiveError> {
+        let commit = self.options.tell_commits.then(|| self.store.db_version()).transpose();
+        commit.map_err(|error| unreadable(&error))
     }
 
     /// Now and then, runs a query of which nothing is thought to have changed.
@@ -389,6 +393,12 @@ impl Drop for Worker {
             listener.uninstall(&self.store);
         }
     }
+}
+
+/// The file cannot be read.
+fn unreadable(error: &StoreError) -> LiveError {
+    let source = std::error::Error::source(error).map(ToString::to_string);
+    LiveError::Sql { message: source.unwrap_or_else(|| error.to_string()), offset: None }
 }
 
 /// Whether nobody needs to be told.

@@ -233,8 +233,8 @@ impl FeedWaker {
 pub struct RowFeed {
     feeds: Arc<Feeds>,
     mailbox: Arc<Mailbox>,
-    /// Where the journal is no write-ahead log: SQLite's own count of others' commits, as it was at the last snapshot.
-    data_version: Cell<Option<i64>>,
+    /// SQLite's count of what others have committed, as of the last snapshot of a file without a WAL index; that is slower to ask.
+    taken_at: Cell<Option<i64>>,
 }
 
 impl Drop for RowFeed {
@@ -246,7 +246,7 @@ impl Drop for RowFeed {
 impl RowFeed {
     pub(crate) fn new(feeds: Arc<Feeds>) -> Self {
         let mailbox = feeds.add();
-        Self { feeds, mailbox, data_version: Cell::new(None) }
+        Self { feeds, mailbox, taken_at: Cell::new(None) }
     }
 
     /// Says what to watch from now on, in place of what was said before: by table, named as in the schema. A snapshot taken
@@ -278,10 +278,8 @@ impl RowFeed {
                 Woken::TimedOut => {}
                 woken => return woken,
             }
-            let (taken_at, header) = (self.mailbox.taken_at(), reader.engine.look_at_header());
-            let is_other =
-                taken_at != header || (header.is_none() && self.data_version.get() != data_version(reader));
-            if is_other {
+            let header = reader.engine.look_at_header();
+            if self.mailbox.taken_at() != header || (header.is_none() && self.is_behind(reader)) {
                 return Woken::Called;
             }
             waited += slice;
@@ -289,6 +287,11 @@ impl RowFeed {
                 return Woken::TimedOut;
             }
         }
+    }
+
+    /// Whether somebody has committed to a file without a WAL index. One that cannot be read at present is looked at again later.
+    fn is_behind(&self, reader: &Store) -> bool {
+        reader.engine.seen_version().is_ok_and(|version| self.taken_at.get() != Some(version))
     }
 
     /// Begins a read transaction on `reader`, which sees one commit and all before it, and tells what was committed up to there
@@ -313,15 +316,12 @@ impl RowFeed {
                 return Err(error.into());
             }
         };
+        if at.is_none() {
+            self.taken_at.set(reader.engine.seen_version().ok());
+        }
         self.mailbox.caught_up_at(at, changes.seq);
-        self.data_version.set(if at.is_none() { data_version(reader) } else { None });
         changes.unknown = true;
         changes.origin = Some(Origin::Mixed);
         Ok(changes)
     }
-}
-
-/// A count that moves when others commit; a file that cannot be read has none, and the snapshot that follows says why.
-fn data_version(reader: &Store) -> Option<i64> {
-    reader.engine.seen_version().ok()
 }

@@ -4,11 +4,6 @@
 //! whatever SQL, and get their clocks in the transaction that commits them. [`Store::changes`] reads what is new,
 //! [`Store::apply`] merges what others wrote, and the `crsql_*` SQL of cr-sqlite 0.16 does both in SQL.
 
-/// The example of the README, which is compiled and run with the other examples.
-#[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
-struct Readme;
-
 mod apply;
 mod apply_rows;
 mod batch;

@@ -9,5 +9,6 @@ mod support;
 mod sync;
 mod sync_refusals;
 mod tls;
+mod watch;
 #[cfg(feature = "nats")]
 mod with_nats_server;

@@ -126,6 +126,7 @@ impl Engine {
         base >= self.meta.borrow().folded && !self.folded.get() && !self.reread.get()
     }
 
+    /// SQLite's count of what other connections have committed.
     pub(crate) fn seen_version(&self) -> Result<i64, Error> {
         let mut sql = self.sql.borrow_mut();
         let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
