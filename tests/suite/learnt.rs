@@ -179,6 +179,25 @@ fn rows_of_one_that_missed_what_was_learnt_come_back_for_everybody() {
     are_equal(&stores);
 }
 
+/// Files of before there was a table for what is learnt get it when they need it.
+#[test]
+fn files_that_have_no_place_for_it_get_one() {
+    let scene = Scene::new();
+    let [_, mut second, mut third, fourth] = chain(&scene);
+    exec(&third, "DELETE FROM todos WHERE id = 'kept'");
+    exec(&third, DATES);
+    scene.forget(&mut third);
+    for (store, file) in [(&mut second, "11.db"), (&mut third, "12.db")] {
+        exec(store, "DROP TABLE opor_learnt");
+        *store = scene.options().open(scene.folder.file(file)).expect("it opens");
+    }
+    let own = third.horizon().expect("it reads");
+    assert_eq!(third.horizon_for(fourth.site_id()).expect("it reads"), own);
+    scene.take(&mut third, &second);
+    assert!(third.horizon_for(fourth.site_id()).expect("it reads") > own);
+    assert_eq!(third.horizon_for(second.site_id()).expect("it reads"), own);
+}
+
 /// What is learnt once is known: replicas in a ring do not send each other snapshots for ever.
 #[test]
 fn what_is_known_is_not_learnt_anew() {
