@@ -179,6 +179,47 @@ fn rows_of_one_that_missed_what_was_learnt_come_back_for_everybody() {
     are_equal(&stores);
 }
 
+/// A tombstone of an earlier life does not tell of the deletes that only the first remembers.
+#[test]
+fn a_row_past_its_tombstone_is_left_out_until_its_peer_has_learnt() {
+    for by_hand in [false, true] {
+        let scene = Scene::new();
+        let mut stores = [0xa, 0xb, 0xc, 0xd].map(|byte| scene.store(byte));
+        exec(&stores[1], "INSERT INTO todos VALUES ('again', 1, 0), ('kept', 2, 0), ('other', 3, 0)");
+        for link in [(0, 1), (1, 2), (2, 3)] {
+            scene.sync(&mut stores, link);
+        }
+        let [_, second, _, fourth] = &mut stores;
+        exec(second, "DELETE FROM todos WHERE id = 'again'");
+        exec(second, "INSERT INTO todos VALUES ('again', 'twice', 0)");
+        exec(second, "DELETE FROM todos WHERE id = 'again'");
+        exec(second, DATES);
+        exec(fourth, "DELETE FROM todos WHERE id IN ('again', 'other')");
+        exec(fourth, DATES);
+        scene.sync(&mut stores, (0, 1));
+        let [_, second, third, fourth] = &mut stores;
+        scene.forget(second);
+        scene.forget(fourth);
+        exec(fourth, "INSERT INTO todos VALUES ('again', 'of the fourth', 0)");
+        assert_eq!(scene.take(third, second).rows_deleted, 1, "of a first life");
+        if by_hand {
+            let snapshot = fourth.snapshot().expect("a snapshot");
+            let image = image(&snapshot, &scene.folder.file("image"), &scene.options());
+            assert_eq!(third.merge_snapshot(&image).expect("it is merged").rows_brought_back, 1);
+            image.discard().expect("the file goes");
+        } else {
+            assert!(scene.take(third, fourth).rows_left_out > 0);
+            assert_eq!(ids(third), ["kept"]);
+            assert_eq!(scene.take(fourth, third).rows_brought_back, 1);
+        }
+        for link in [(2, 3), (1, 2), (0, 1), (1, 2), (2, 3)] {
+            scene.sync(&mut stores, link);
+        }
+        stores.iter().for_each(|store| assert_eq!(ids(store), ["again", "kept"], "{by_hand}"));
+        are_equal(&stores);
+    }
+}
+
 /// Files of before there was a table for what is learnt get it when they need it.
 #[test]
 fn files_that_have_no_place_for_it_get_one() {
