@@ -76,6 +76,10 @@ impl Scene {
                     let cursor = source.peer_cursor(own).expect("it reads").expect("there is one now");
                     target.set_acknowledged_by(source.site_id(), cursor.base).expect("it is stored");
                 }
+                let cursor = target.peer_cursor(source.site_id()).expect("it reads");
+                if cursor.is_some_and(|cursor| is_behind(source, target.site_id(), &cursor)) {
+                    self.take(target, source);
+                }
                 pull(target, source);
             }
         }
