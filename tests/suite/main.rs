@@ -14,6 +14,7 @@ mod histories;
 mod holding;
 mod hostile;
 mod invariants;
+mod learnt;
 mod model_histories;
 mod processes;
 mod quarantine;

@@ -143,7 +143,8 @@ impl Net {
                 }
             }
             Output::Read { req, wanted } => {
-                let found = self.read(node, &wanted);
+                let peer = self.links[link][end].session.peer().expect("it is let in").site;
+                let found = self.read(node, peer, &wanted);
                 self.feed(link, end, Input::Read { req, found });
             }
             Output::Apply { req, work } => self.apply(link, end, req, &work),
@@ -173,23 +174,26 @@ impl Net {
     /// Whether a peer has learnt of all deletes that a store has dropped from its record.
     fn has_learnt(&self, node: usize, peer: SiteId) -> bool {
         let store = &self.stores[node];
-        store.acknowledged_by(peer).expect("acknowledgements read") >= store.horizon().expect("a horizon")
+        store.acknowledged_by(peer).expect("acknowledgements read")
+            >= store.horizon_for(peer).expect("a horizon")
     }
 
     /// Whether whoever has this cursor has learnt of them.
-    fn tells_of_deletes(&self, node: usize, cursor: Option<&Cursor>) -> bool {
+    fn tells_of_deletes(&self, node: usize, peer: SiteId, cursor: Option<&Cursor>) -> bool {
         let base = cursor.and_then(of_store).map_or(DbVersion(0), |cursor| cursor.base);
-        base >= self.stores[node].horizon().expect("a horizon")
+        base >= self.stores[node].horizon_for(peer).expect("a horizon")
     }
 
-    fn read(&mut self, node: usize, wanted: &Wanted) -> Found {
+    fn read(&mut self, node: usize, peer: SiteId, wanted: &Wanted) -> Found {
         let store = &self.stores[node];
         match wanted {
-            Wanted::Log { cursor, standoff: true, .. } if !self.tells_of_deletes(node, cursor.as_ref()) => {
+            Wanted::Log { cursor, standoff: true, .. }
+                if !self.tells_of_deletes(node, peer, cursor.as_ref()) =>
+            {
                 Found::Behind
             }
             Wanted::Log { cursor, changes_max, echoes, compress, .. } => {
-                let mut found = read_log(store, cursor.as_ref(), *changes_max);
+                let mut found = read_log(store, peer, cursor.as_ref(), *changes_max);
                 let options = if *compress { EncodeOptions::default() } else { EncodeOptions::RAW };
                 match &mut found {
                     Ok((changeset, cursor, done)) => {
@@ -292,12 +296,13 @@ fn of_store(cursor: &Cursor) -> Option<StoreCursor> {
 /// A piece of the log, or what there is instead.
 fn read_log(
     store: &Store,
+    peer: SiteId,
     cursor: Option<&Cursor>,
     max: usize,
 ) -> Result<(Changeset, StoreCursor, bool), Found> {
     // What the peer took for a cursor of this store may be none.
     let cursor = cursor.map_or(Some(StoreCursor::start()), of_store).ok_or(Found::Behind)?;
-    match store.changes(&cursor, max) {
+    match store.changes_for(peer, &cursor, max) {
         Ok(batch) => Ok((batch.changeset, batch.cursor, batch.done)),
         Err(ReadError::BehindHorizon { .. }) => Err(Found::Behind),
         Err(error) => panic!("{error}"),

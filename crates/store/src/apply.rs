@@ -11,6 +11,7 @@ use rusqlite::Error;
 use crate::catalog::Table;
 use crate::cursor::Cursor;
 use crate::engine::Engine;
+use crate::learnt::Reader;
 use crate::merge::{IncomingRow, MergeSql, RowOutcome, Watch};
 use crate::meta;
 use crate::progress::{Cancelled, Reporter};
@@ -94,7 +95,7 @@ pub struct ApplyOptions {
     /// Where the stored cursor says that all up to this one is held, the changeset is a second delivery. It is not looked
     /// at, however large it is, and nothing is stored.
     pub cursor: Option<(SiteId, Cursor)>,
-    /// Refuse the changeset of a peer that has acknowledged less than the [`horizon`](crate::Store::horizon): rows that were
+    /// Refuse the changeset of a peer that has acknowledged less than its [horizon](crate::Store::horizon_for): rows that were
     /// deleted and forgotten here would come back with it, in part. It is looked at in the transaction of the merge, so
     /// whoever compacts meanwhile does so before or after. It needs a [`cursor`](Self::cursor), which names the peer.
     pub from_aware: bool,
@@ -270,7 +271,8 @@ impl Engine {
 
     fn check_aware(&self, options: &ApplyOptions) -> Result<(), ApplyError> {
         let Some((peer, _)) = &options.cursor else { return Ok(()) };
-        let (acknowledged, horizon) = (meta::acknowledged(self.db, *peer)?, self.horizon.get());
+        let (acknowledged, horizon) =
+            (meta::acknowledged(self.db, *peer)?, self.horizon_of(Reader::Peer(*peer)));
         if acknowledged < horizon {
             let (acknowledged, horizon) = (DbVersion(acknowledged), DbVersion(horizon));
             return Err(ApplyError::PeerBehind { acknowledged, horizon });

@@ -11,6 +11,7 @@ use crate::checks::checks_of;
 use crate::colset::ColSet;
 use crate::conflict::CONFLICT_TABLE;
 use crate::horizon::HORIZON_TABLE;
+use crate::learnt::LEARNT_TABLE;
 use crate::meta;
 use crate::quarantine::QUARANTINE_TABLE;
 use crate::sqlite::{Db, Stmt, quote};
@@ -238,6 +239,8 @@ pub(crate) struct Catalog {
     guards: FxHashMap<u32, String>,
     /// Whether the log has ever been cut.
     pub(crate) compacted: bool,
+    /// Whether there is a place for what others have forgotten.
+    pub(crate) learns: bool,
     /// Whether something has ever been in quarantine.
     pub(crate) quarantines: bool,
     /// Whether a merge has ever broken a rule of a table.
@@ -289,6 +292,7 @@ impl Catalog {
         let mut catalog = Self { schema_version, ..Self::default() };
         let definitions = Definitions::read(db)?;
         catalog.compacted = definitions.tables.contains_key(HORIZON_TABLE);
+        catalog.learns = definitions.tables.contains_key(LEARNT_TABLE);
         catalog.quarantines = definitions.tables.contains_key(QUARANTINE_TABLE);
         catalog.conflicts = definitions.tables.contains_key(CONFLICT_TABLE);
         let mut columns = recorded_columns(db)?;

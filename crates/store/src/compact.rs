@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use opor_core::{ColVersion, DbVersion, Hlc, WallMillis};
+use opor_core::{ColVersion, DbVersion, Hlc, SiteId, WallMillis};
 use rusqlite::Error;
 use rustc_hash::FxHashMap;
 
@@ -12,6 +12,7 @@ use crate::catalog::Table;
 use crate::colset::ColSet;
 use crate::engine::Engine;
 use crate::horizon;
+use crate::learnt::Reader;
 use crate::merge::STAMP_MIN;
 use crate::meta;
 use crate::options::ClockPolicy;
@@ -112,6 +113,18 @@ impl Store {
     pub fn horizon(&self) -> Result<DbVersion, crate::StoreError> {
         self.engine.in_snapshot(|| self.engine.refresh())?;
         Ok(DbVersion(self.engine.horizon.get()))
+    }
+
+    /// The version up to which deletes cannot be told to a peer any more: those that are forgotten here, and those that others
+    /// have forgotten, if this replica learnt of them from a snapshot of somebody else.
+    ///
+    /// A peer is behind while `acknowledged_by(peer) < horizon_for(peer)`: see [`horizon`](Self::horizon).
+    ///
+    /// # Errors
+    /// When SQLite fails.
+    pub fn horizon_for(&self, peer: SiteId) -> Result<DbVersion, crate::StoreError> {
+        self.engine.in_snapshot(|| self.engine.refresh())?;
+        Ok(DbVersion(self.engine.horizon_of(Reader::Peer(peer))))
     }
 
     fn compaction(

@@ -19,6 +19,7 @@ use crate::clocks::{Clocks, block_of};
 use crate::colset::ColSet;
 use crate::feed::{Origin, Recorder};
 use crate::hook::Assignable;
+use crate::learnt::Learnt;
 use crate::meta::{self, Meta};
 use crate::notes::{MergeOp, Note, Notes};
 use crate::options::{ClockPolicy, WallClock};
@@ -109,6 +110,8 @@ pub(crate) struct Engine {
     reread: Cell<bool>,
     /// Tombstones at or below this version may be gone.
     pub(crate) horizon: Cell<u64>,
+    /// What others have forgotten, as far as it was learnt from snapshots.
+    pub(crate) learnt: RefCell<Vec<Learnt>>,
     /// Set when what has been cut off the log must be read again.
     pub(crate) cut_stale: Cell<bool>,
     /// What a changeset may put into quarantine, if the owner has said so.
@@ -205,6 +208,7 @@ impl Engine {
             plain_tables: RefCell::default(),
             backfilled: RefCell::default(),
             horizon: Cell::new(0),
+            learnt: RefCell::default(),
             cut_stale: Cell::new(true),
             limits: Cell::new(None),
             released_at: Cell::new(-1),

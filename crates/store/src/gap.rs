@@ -1,10 +1,12 @@
 //! How much was committed after a cursor, roughly and quickly.
 
+use opor_core::SiteId;
 use rusqlite::Error;
 
 use crate::block::BLOCK_SHIFT;
 use crate::cursor::Cursor;
 use crate::engine::Engine;
+use crate::learnt::Reader;
 use crate::read::{ReadError, resume};
 use crate::sqlite::Db;
 use crate::store::Store;
@@ -19,18 +21,30 @@ impl Store {
     /// Records of clocks are counted, not rows, so it takes a millisecond for a million rows; and where there are few,
     /// no longer than it takes to find that out. A record that holds one new row among old ones counts whole.
     ///
+    /// The cursor may be anybody's: see [`is_far_behind_for`](Self::is_far_behind_for).
+    ///
     /// # Errors
     /// [`ReadError`].
     pub fn is_far_behind(&self, cursor: &Cursor, rows: u64) -> Result<bool, ReadError> {
         self.engine.look_around()?;
-        self.engine.in_snapshot(|| self.engine.is_far_behind(cursor, rows))
+        self.engine.in_snapshot(|| self.engine.is_far_behind(cursor, Reader::Anybody, rows))
+    }
+
+    /// As [`is_far_behind`](Self::is_far_behind), for the cursor of a peer. What this replica learnt from that peer of forgotten
+    /// deletes does not put the peer behind.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn is_far_behind_for(&self, peer: SiteId, cursor: &Cursor, rows: u64) -> Result<bool, ReadError> {
+        self.engine.look_around()?;
+        self.engine.in_snapshot(|| self.engine.is_far_behind(cursor, Reader::Peer(peer), rows))
     }
 }
 
 impl Engine {
-    fn is_far_behind(&self, cursor: &Cursor, rows: u64) -> Result<bool, ReadError> {
+    fn is_far_behind(&self, cursor: &Cursor, reader: Reader, rows: u64) -> Result<bool, ReadError> {
         self.refresh()?;
-        if self.is_behind(cursor)? {
+        if self.is_behind(cursor, reader)? {
             return Err(ReadError::BehindHorizon { cursor: *cursor });
         }
         // What is not in the clock tables yet is never much.

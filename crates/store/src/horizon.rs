@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 
 use crate::cursor::Cursor;
 use crate::engine::Engine;
+use crate::learnt::{self, Learnt, Reader};
 use crate::meta;
 use crate::sqlite::Db;
 
@@ -35,6 +36,8 @@ pub(crate) struct Cut {
     pub(crate) horizon: u64,
     /// By table, the longest causal length among the tombstones that are gone.
     pub(crate) lengths: FxHashMap<u32, u64>,
+    /// What others have forgotten, as far as it was learnt from snapshots.
+    pub(crate) learnt: Vec<Learnt>,
 }
 
 impl Engine {
@@ -43,7 +46,11 @@ impl Engine {
         if !self.cut_stale.get() {
             return Ok(());
         }
-        let cut = if self.catalog.borrow().compacted { load(self.db)? } else { Cut::default() };
+        let mut cut = if self.catalog.borrow().compacted { load(self.db)? } else { Cut::default() };
+        if self.catalog.borrow().learns {
+            cut.learnt = learnt::load(self.db)?;
+        }
+        *self.learnt.borrow_mut() = cut.learnt;
         self.clocks.borrow_mut().cut_lengths.clone_from(&cut.lengths);
         self.horizon.set(cut.horizon);
         self.cut_stale.set(false);
@@ -51,17 +58,17 @@ impl Engine {
     }
 
     /// Whether a cursor relies on deletes that are no longer on record, or is none of this replica's.
-    pub(crate) fn is_behind(&self, cursor: &Cursor) -> Result<bool, Error> {
-        let base = cursor.base.0;
+    pub(crate) fn is_behind(&self, cursor: &Cursor, reader: Reader) -> Result<bool, Error> {
+        let (base, horizon) = (cursor.base.0, self.horizon_of(reader));
         if base > self.db_version() {
             return Ok(true);
         }
         match cursor.epoch {
             // Who starts from nothing misses no delete; who is in the middle of such a pull may.
             None if base == 0 && cursor.position.is_none() => Ok(false),
-            None => Ok(base < self.horizon.get()),
+            None => Ok(base < horizon),
             Some(epoch) if epoch == self.meta.borrow().epoch => Ok(false),
-            Some(epoch) => Ok(base < self.horizon.get() || !self.is_past_epoch(epoch)?),
+            Some(epoch) => Ok(base < horizon || !self.is_past_epoch(epoch)?),
         }
     }
 
@@ -91,17 +98,23 @@ fn load(db: Db) -> Result<Cut, Error> {
     while rows.step()? {
         lengths.insert(rows.integer(0) as u32, rows.integer(1).cast_unsigned());
     }
-    Ok(Cut { horizon, lengths })
+    Ok(Cut { horizon, lengths, learnt: Vec::new() })
 }
 
 /// Makes the tables.
 pub(crate) fn create(db: Db) -> Result<(), Error> {
-    db.exec(CREATE)
+    db.exec(CREATE)?;
+    learnt::create(db)
 }
 
 /// Moves the horizon up, and begins a new epoch: cursors of past ones hold from the horizon on.
 pub(crate) fn advance(db: Db, horizon: u64) -> Result<(), Error> {
     db.prepare("UPDATE opor_horizon SET db_version = max(db_version, ?)")?.run(&[horizon.cast_signed()])?;
+    begin_epoch(db)
+}
+
+/// Begins a new epoch, and puts the present one on record.
+pub(crate) fn begin_epoch(db: Db) -> Result<(), Error> {
     db.exec("INSERT INTO opor_epoch(epoch) SELECT epoch FROM opor_meta WHERE id = 1")?;
     db.prepare("DELETE FROM opor_epoch WHERE id <= (SELECT max(id) FROM opor_epoch) - ?")?
         .run(&[EPOCHS_MAX])?;
@@ -153,5 +166,6 @@ pub(crate) fn restart(db: Db) -> Result<(), Error> {
     if meta::is_table(db, HORIZON_TABLE)? {
         db.exec("UPDATE opor_horizon SET db_version = 0; DELETE FROM opor_cut")?;
     }
+    learnt::restart(db)?;
     forget_cursors(db)
 }

@@ -27,6 +27,7 @@ mod handle;
 mod hook;
 mod horizon;
 mod journal;
+mod learnt;
 mod lives;
 mod merge;
 mod meta;

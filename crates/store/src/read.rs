@@ -15,6 +15,7 @@ use crate::colset::ColSet;
 use crate::conflict::{Masks, masked};
 use crate::cursor::{Cursor, Position};
 use crate::engine::Engine;
+use crate::learnt::Reader;
 use crate::quarantine::{self, Held, Lives};
 use crate::replicate::read_key;
 use crate::sqlite::{Db, Run, Stmt, held, quote};
@@ -82,27 +83,33 @@ impl Engine {
     pub(crate) fn batch_of_tail(
         &self,
         cursor: &Cursor,
+        reader: Reader,
         changes_max: usize,
     ) -> Result<Option<Batch>, ReadError> {
         let Some(header) = self.current_header() else { return Ok(None) };
         if cursor.position.is_some() || !self.is_layered_since(cursor.base.0) {
             return Ok(None);
         }
-        let batch = self.walk(cursor, changes_max);
+        let batch = self.walk(cursor, reader, changes_max);
         // What was read belongs together only if all of it is of one commit.
         if self.current_header() == Some(header) { batch.map(Some) } else { Ok(None) }
     }
 
     /// The next piece after `cursor`, within a read transaction.
-    pub(crate) fn batch(&self, cursor: &Cursor, changes_max: usize) -> Result<Batch, ReadError> {
+    pub(crate) fn batch(
+        &self,
+        cursor: &Cursor,
+        reader: Reader,
+        changes_max: usize,
+    ) -> Result<Batch, ReadError> {
         self.refresh()?;
         self.replay()?;
-        self.walk(cursor, changes_max)
+        self.walk(cursor, reader, changes_max)
     }
 
-    fn walk(&self, cursor: &Cursor, changes_max: usize) -> Result<Batch, ReadError> {
+    fn walk(&self, cursor: &Cursor, reader: Reader, changes_max: usize) -> Result<Batch, ReadError> {
         let epoch = self.meta.borrow().epoch;
-        if self.is_behind(cursor)? {
+        if self.is_behind(cursor, reader)? {
             return Err(ReadError::BehindHorizon { cursor: *cursor });
         }
         let catalog = self.catalog.borrow().clone();

@@ -13,6 +13,7 @@ use crate::apply::{ApplyError, ApplyOptions, ApplyReport};
 use crate::cursor::Cursor;
 use crate::engine::Engine;
 use crate::feed::{self, Feeds};
+use crate::learnt::Reader;
 use crate::merge::MergeSql;
 use crate::options::{ClockPolicy, OpenOptions};
 use crate::progress::{Phase, Reporter, Watcher};
@@ -402,14 +403,27 @@ impl Store {
     /// # Errors
     /// See [`ReadError`].
     pub fn changes(&self, cursor: &Cursor, changes_max: usize) -> Result<Batch, ReadError> {
+        self.piece(cursor, Reader::Unnamed, changes_max)
+    }
+
+    /// As [`changes`](Self::changes), for a peer. Its cursor is also refused if this replica has since learnt from others of
+    /// deletes that it cannot tell of ([`horizon_for`](Self::horizon_for)).
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn changes_for(&self, peer: SiteId, cursor: &Cursor, changes_max: usize) -> Result<Batch, ReadError> {
+        self.piece(cursor, Reader::Peer(peer), changes_max)
+    }
+
+    fn piece(&self, cursor: &Cursor, reader: Reader, changes_max: usize) -> Result<Batch, ReadError> {
         if let Some(nothing) = self.engine.nothing_new(cursor)? {
             return Ok(nothing);
         }
-        if let Some(batch) = self.engine.batch_of_tail(cursor, changes_max)? {
+        if let Some(batch) = self.engine.batch_of_tail(cursor, reader, changes_max)? {
             return Ok(batch);
         }
         self.engine.look_around()?;
-        self.engine.in_snapshot(|| self.engine.batch(cursor, changes_max))
+        self.engine.in_snapshot(|| self.engine.batch(cursor, reader, changes_max))
     }
 
     /// Everything after `since`, in one piece.

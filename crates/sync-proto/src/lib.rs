@@ -17,7 +17,7 @@
 //! | [`Event`](Output::Event) | note it; after [`Event::Behind`] choose how to go on | [`Input::Restart`] |
 //! | [`Close`](Output::Close) | send the farewell if the link takes it soon; close | |
 //!
-//! A replica that has dropped tombstones holds back ([`Input::Hold`]) a peer that has acknowledged less than its horizon,
+//! A replica that has dropped tombstones holds back ([`Input::Hold`]) a peer that has acknowledged less than the horizon for it,
 //! and releases it when [`Event::Acknowledged`] has passed that.
 //!
 //! It reads from the link all the while, tells of every commit ([`Input::LocalCommit`]) after the answer that led to it,

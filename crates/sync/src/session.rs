@@ -214,7 +214,8 @@ impl Driver<'_> {
                 // A peer that asks for its log again has been sent to a snapshot already.
                 let judged = std::mem::replace(&mut self.log_is_judged, true);
                 let far = (!judged && self.has_snapshots()).then(|| gallery.far());
-                let piece = Piece { cursor, changes_max, echoes, compress, far, standoff };
+                let Some(peer) = self.site else { return self.feed(Input::StoreFailed) };
+                let piece = Piece { peer, cursor, changes_max, echoes, compress, far, standoff };
                 let read = work::read_log(self.shared.store.clone(), piece);
                 self.work.push(Box::pin(async move { Done::ReadLog(req, read.await) }));
             }

@@ -121,11 +121,12 @@ pub(crate) async fn acknowledged(
 }
 
 fn is_aware(store: &Store, peer: SiteId) -> Result<bool, StoreError> {
-    Ok(store.acknowledged_by(peer)? >= store.horizon()?)
+    Ok(store.acknowledged_by(peer)? >= store.horizon_for(peer)?)
 }
 
 /// A piece of the log that the session wants.
 pub(crate) struct Piece {
+    pub(crate) peer: SiteId,
     pub(crate) cursor: Option<Cursor>,
     pub(crate) changes_max: usize,
     pub(crate) echoes: Echoes,
@@ -138,7 +139,7 @@ pub(crate) struct Piece {
 
 /// Reads a piece of the log; says too whether it was refused for good, not for its length.
 pub(crate) async fn read_log(store: StoreHandle, piece: Piece) -> Result<(Found, bool, Size), Failed> {
-    let Piece { cursor, changes_max, echoes, compress, far, standoff } = piece;
+    let Piece { peer, cursor, changes_max, echoes, compress, far, standoff } = piece;
     let Some(mut cursor) = cursor.as_ref().map_or(Some(StoreCursor::start()), of_store) else {
         return Ok((Found::Behind, true, Size::default()));
     };
@@ -153,17 +154,17 @@ pub(crate) async fn read_log(store: StoreHandle, piece: Piece) -> Result<(Found,
             ReadError::BehindHorizon { .. } => Ok((Found::Behind, true, Size::default())),
             error => Err(failed(&error)),
         };
-        if standoff && told < store.horizon().map_err(|error| failed(&error))? {
+        if standoff && told < store.horizon_for(peer).map_err(|error| failed(&error))? {
             return Ok((Found::Behind, false, Size::default()));
         }
         if let Some(rows) = far {
-            match is_far(store, &cursor, rows) {
+            match is_far(store, peer, &cursor, rows) {
                 Ok(false) => {}
                 Ok(true) => return Ok((Found::Behind, false, Size::default())),
                 Err(error) => return behind(error),
             }
         }
-        let batch = match store.changes(&cursor, changes_max) {
+        let batch = match store.changes_for(peer, &cursor, changes_max) {
             Ok(batch) => batch,
             Err(error) => return behind(error),
         };
@@ -178,12 +179,12 @@ pub(crate) async fn read_log(store: StoreHandle, piece: Piece) -> Result<(Found,
 
 /// Whether a peer should begin with a snapshot: much is missing there, or it begins with nothing where deletes were
 /// forgotten, of which the log does not tell.
-fn is_far(store: &Store, cursor: &StoreCursor, rows: u64) -> Result<bool, ReadError> {
-    let forgotten = || store.horizon().map(|horizon| horizon.0 > 0);
+fn is_far(store: &Store, peer: SiteId, cursor: &StoreCursor, rows: u64) -> Result<bool, ReadError> {
+    let forgotten = || store.horizon_for(peer).map(|horizon| horizon.0 > 0);
     if *cursor == StoreCursor::start() && forgotten().unwrap_or(false) {
         return Ok(true);
     }
-    store.is_far_behind(cursor, rows)
+    store.is_far_behind_for(peer, cursor, rows)
 }
 
 /// Stores changes that came, and the cursor with them.

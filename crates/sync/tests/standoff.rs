@@ -140,3 +140,47 @@ async fn replicas_that_are_behind_each_other_get_in_step() {
         replicator.stop().await;
     }
 }
+
+/// Four in a chain. The first remembers a delete that the second has forgotten, and of which the third learns from a snapshot; so
+/// the third holds the fourth, which has a row of that key. It comes back for all of them, or would be refused by the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_learnt_of_forgotten_deletes_holds_those_who_have_not() {
+    let network = MemoryNetwork::new();
+    let (first, second) = (Replica::new().await, Replica::new().await);
+    let (third, fourth) = (Replica::new().await, Replica::new().await);
+    let (at_second, at_third) =
+        (listening(&second, &network, "second").await, listening(&third, &network, "third").await);
+    let at_first = linked(&first, &network, "first", "second").await;
+    let from_third = linked(&third, &network, "from third", "second").await;
+    let at_fourth = linked(&fourth, &network, "fourth", "third").await;
+    second.write("INSERT INTO todos(id, title) VALUES (3, 'salt')").await;
+    for replica in [&first, &third, &fourth] {
+        replica.holds(&[(3, "salt")]).await;
+    }
+    from_third.stop().await;
+    at_fourth.stop().await;
+    second.write("INSERT INTO todos(id, title) VALUES (1, 'gone')").await;
+    second.write("DELETE FROM todos WHERE id = 1").await;
+    second.write("INSERT INTO todos(id, title) VALUES (4, 'tea')").await;
+    first.holds(&[(3, "salt"), (4, "tea")]).await;
+    second.forget_deletes().await;
+    fourth.write("INSERT INTO todos(id, title) VALUES (1, 'of the fourth')").await;
+
+    let from_third = linked(&third, &network, "from third", "second").await;
+    assert_eq!(installed(&mut from_third.events()).await, second.site().await);
+    let at_fourth = linked(&fourth, &network, "fourth", "third").await;
+    assert_eq!(installed(&mut at_fourth.events()).await, third.site().await);
+    let all = [(1, "of the fourth"), (3, "salt"), (4, "tea")];
+    for replica in [&first, &second, &third, &fourth] {
+        replica.holds(&all).await;
+    }
+    first.write("UPDATE todos SET title = 'live' WHERE id = 1").await;
+    let all = [(1, "live"), (3, "salt"), (4, "tea")];
+    for replica in [&second, &third, &fourth] {
+        replica.holds(&all).await;
+        replica.equals(&first).await;
+    }
+    for replicator in [at_first, from_third, at_fourth, at_third, at_second] {
+        replicator.stop().await;
+    }
+}

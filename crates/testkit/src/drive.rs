@@ -71,6 +71,7 @@ impl World<'_> {
             }
             Output::Read { req, wanted } => {
                 let side = self.side(at).expect("it goes on");
+                let peer = side.peer.expect("it is let in");
                 if std::mem::replace(&mut side.reading, true) {
                     return Err(self.failure(Invariant::Bounds, "two reads at a time"));
                 }
@@ -78,7 +79,7 @@ impl World<'_> {
                 let in_standoff = matches!(wanted, Wanted::Log { standoff: true, .. });
                 let judge =
                     matches!(wanted, Wanted::Log { .. }) && !std::mem::replace(&mut side.judged, true);
-                self.ask_store(at, Job::Read(req, wanted, judge));
+                self.ask_store(at, Job::Read(req, peer, wanted, judge));
                 if in_standoff {
                     self.tally.count("both held");
                 }
@@ -136,9 +137,8 @@ impl World<'_> {
     /// The peer cannot go on from the cursor that is stored here.
     fn behind(&mut self, at: End, snapshot: bool) -> Result<(), Failure> {
         let from_start = self.side(at).is_some_and(|side| side.from_start);
-        // Who has compacted did not wait for the acknowledgements of those it had not met.
-        let is_new = from_start || self.plan.late > 0;
-        if !(self.forgot || self.compacted && is_new) {
+        // Replicas that meet late learn from a snapshot what was forgotten before; others may then be behind them.
+        if !(self.forgot || self.compacted && (from_start || self.plan.late > 0)) {
             let detail = "a cursor is refused, though only acknowledged deletes were forgotten";
             return Err(self.failure(Invariant::Cursor, detail));
         }

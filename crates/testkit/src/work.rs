@@ -17,7 +17,7 @@ use crate::node::{Node, Stores};
 pub(crate) enum Job {
     LookUp(SiteId),
     /// A read; whether a log that begins before forgotten deletes is better replaced by a snapshot.
-    Read(RequestId, Wanted, bool),
+    Read(RequestId, SiteId, Wanted, bool),
     Apply(RequestId, SiteId, Work),
     /// What a peer has acknowledged, and up to where it holds everything.
     Acknowledge(SiteId, DbVersion, DbVersion),
@@ -85,8 +85,8 @@ pub(crate) fn run(node: &mut Node, job: Job) -> Done {
                 is_aware: is_aware(&stores.writer, peer),
             }
         }
-        Job::Read(req, wanted, judge) => {
-            let (found, is_gone) = read(running(node), &wanted, judge);
+        Job::Read(req, peer, wanted, judge) => {
+            let (found, is_gone) = read(running(node), peer, &wanted, judge);
             Done::Read(req, found, is_gone)
         }
         Job::Apply(req, peer, work) => {
@@ -114,10 +114,11 @@ fn running(node: &mut Node) -> &mut Stores {
 
 /// Whether a peer has learnt of all deletes that were dropped from the record here.
 pub(crate) fn is_aware(store: &Store, peer: SiteId) -> bool {
-    store.acknowledged_by(peer).expect("acknowledgements read") >= store.horizon().expect("the horizon reads")
+    store.acknowledged_by(peer).expect("acknowledgements read")
+        >= store.horizon_for(peer).expect("the horizon reads")
 }
 
-fn read(stores: &mut Stores, wanted: &Wanted, judge: bool) -> (Found, bool) {
+fn read(stores: &mut Stores, peer: SiteId, wanted: &Wanted, judge: bool) -> (Found, bool) {
     let found = match wanted {
         Wanted::Log { cursor, changes_max, echoes, compress, standoff } => {
             // What the peer took for a cursor of this store may be none.
@@ -125,14 +126,14 @@ fn read(stores: &mut Stores, wanted: &Wanted, judge: bool) -> (Found, bool) {
                 return (Found::Behind, true);
             };
             let is_start = cursor == StoreCursor::start();
-            let horizon = stores.reader.horizon().expect("the horizon reads");
+            let horizon = stores.reader.horizon_for(peer).expect("the horizon reads");
             if *standoff && cursor.base < horizon || judge && is_start && horizon.0 > 0 {
                 return (Found::Behind, false);
             }
             if !is_start && !cursor.is_partial() {
                 cursor.base = echoes.past(cursor.base);
             }
-            let batch = match stores.reader.changes(&cursor, *changes_max) {
+            let batch = match stores.reader.changes_for(peer, &cursor, *changes_max) {
                 Ok(batch) => batch,
                 Err(ReadError::BehindHorizon { .. }) => return (Found::Behind, true),
                 Err(error) => panic!("changes read: {error}"),

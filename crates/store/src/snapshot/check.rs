@@ -12,6 +12,7 @@ use crate::catalog::Table;
 use crate::colset::ColSet;
 use crate::conflict::{self, ConflictKind};
 use crate::engine::Engine;
+use crate::learnt::{LEARNT_MAX, Learnt};
 use crate::meta;
 use crate::options::{ClockPolicy, OpenOptions};
 use crate::progress::{Halt, Phase, Reporter};
@@ -143,6 +144,13 @@ pub(crate) fn check(
 fn check_cut(engine: &Engine) -> Result<(), ImageError> {
     if engine.catalog.borrow().compacted {
         engine.db.integer("SELECT epoch FROM opor_epoch LIMIT 1")?;
+    }
+    let versions = 1..=engine.db_version();
+    let learnt = engine.learnt.borrow();
+    let is_learnt =
+        |learnt: &Learnt| versions.contains(&learnt.at) && (1..=DbVersion::MAX.0).contains(&learnt.forgotten);
+    if !learnt.iter().all(is_learnt) || learnt.len() as i64 >= LEARNT_MAX {
+        return Err(ImageError::Foreign("what it has learnt is out of range"));
     }
     let sound = |cl: &u64| cl.is_multiple_of(2) && (2..CausalLength::MAX.0).contains(cl);
     match engine.clocks.borrow().cut_lengths.values().all(sound) {

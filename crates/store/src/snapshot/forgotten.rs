@@ -15,6 +15,7 @@ use crate::catalog::Table;
 use crate::colset::ColSet;
 use crate::conflict::{Mask, Masks, masked};
 use crate::engine::Engine;
+use crate::learnt::Reader;
 use crate::meta;
 use crate::progress::{Phase, Reporter};
 use crate::quarantine::{self, Held};
@@ -30,10 +31,11 @@ impl Store {
         held: u64,
         reporter: &mut Reporter<'_>,
     ) -> Result<ApplyReport, RestoreError> {
-        let (sender, horizon) = (image.manifest.site, image.manifest.horizon);
+        let sender = image.manifest.site;
+        let horizon = source.engine.horizon_of(Reader::Peer(self.site_id()));
         let pulled = meta::pulled(self.engine.db, sender)?.map_or(0, |cursor| cursor.base.0);
         let mut report = ApplyReport::default();
-        // What it deleted since the horizon it tells.
+        // What it deleted since the horizon it tells, and what it learnt since.
         if pulled >= horizon {
             return Ok(report);
         }

@@ -131,7 +131,7 @@ impl Store {
             let held = self.known_to_sender(image, held)?;
             // What other connections have written and cut is known from here on.
             let mut report = self.merge_piece(&Changeset::new(), &mut Reporter::silent())?;
-            let has_missed = held < self.engine.horizon.get();
+            let has_missed = self.engine.has_missed(&source.engine, &image.manifest, held);
             if has_missed && unheard == Unheard::Judged {
                 report.add(self.judge_unheard(&source, &image.manifest, reporter)?);
             }
@@ -145,6 +145,10 @@ impl Store {
             report.add(self.merge_pieces(&source, leave_out, reporter)?);
             report.add(self.follow_forgotten(&source, image, held, reporter)?);
             self.engine.uncaptured(|| self.take_over_cut(&source))?;
+            let news = self.engine.unlearnt(&source.engine, image.manifest.site)?;
+            if !news.is_empty() {
+                report.db_version = Some(DbVersion(self.engine.learn(&news, image.manifest.site)?));
+            }
             if report.rows_left_out == 0 {
                 self.engine.uncaptured(|| self.move_cursor(image))?;
             }

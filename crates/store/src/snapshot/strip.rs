@@ -7,6 +7,7 @@ use crate::block::Block;
 use crate::conflict;
 use crate::engine::Engine;
 use crate::horizon;
+use crate::learnt::{self, LEARNT_TABLE};
 use crate::meta;
 use crate::progress::{Halt, Phase, Reporter};
 use crate::quarantine;
@@ -42,6 +43,7 @@ pub(crate) fn strip(copy: &Engine, reporter: &mut Reporter<'_>) -> Result<(), Ha
     db.set_foreign_keys(false);
     db.exec("BEGIN IMMEDIATE")?;
     let emptied = copy.uncaptured(|| -> Result<bool, Halt> {
+        learnt::tell_own(db)?;
         give_up_site(db, &tables, reporter)?;
         db.exec("DELETE FROM opor_cursor; DELETE FROM opor_incident; DELETE FROM crsql_tracked_peers")?;
         horizon::forget_marks(db)?;
@@ -125,6 +127,7 @@ fn belongs(copy: &Engine, table: &str) -> bool {
     let clock = table.strip_prefix("opor_clock_").and_then(|id| id.parse::<u32>().ok());
     OWN_TABLES.contains(&table)
         || horizon::TABLES.contains(&table)
+        || table == LEARNT_TABLE
         || quarantine::TABLES.contains(&table)
         || table == conflict::CONFLICT_TABLE
         || clock.is_some_and(|id| copy.catalog.borrow().table_by_id(id).is_some())

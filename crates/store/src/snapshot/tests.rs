@@ -263,6 +263,31 @@ fn forgotten_deletes_that_would_wedge_the_receiver_are_refused() {
     assert!(matches!(forged, ImageError::Sqlite(_)), "{forged:?}");
 }
 
+/// What others have forgotten is taken over with the image.
+#[test]
+fn what_was_learnt_is_refused_where_it_cannot_be() {
+    let create =
+        "CREATE TABLE opor_learnt(site BLOB PRIMARY KEY, forgotten INTEGER, at INTEGER, source BLOB)";
+    for (forgotten, at) in
+        [("0", "1"), ("-1", "1"), ("1 << 62", "1"), ("1", "0"), ("1", "-1"), ("1", "1 << 40")]
+    {
+        let row = format!("INSERT INTO opor_learnt VALUES (randomblob(16), {forgotten}, {at}, NULL)");
+        let forged = forge(&format!("{create}; {row}"), as_it_is);
+        let expected = "what it has learnt is out of range";
+        assert!(matches!(forged, ImageError::Foreign(what) if what == expected), "{row}: {forged:?}");
+    }
+    let many = "WITH n(i) AS (VALUES(1) UNION ALL SELECT i + 1 FROM n WHERE i < 65536) \
+        INSERT INTO opor_learnt SELECT randomblob(16), 1, 1, NULL FROM n";
+    let forged = forge(&format!("{create}; {many}"), as_it_is);
+    assert!(matches!(forged, ImageError::Foreign("what it has learnt is out of range")), "{forged:?}");
+    for sites in ["randomblob(17), 1, 1, NULL", "NULL, 1, 1, NULL", "x'01', 1, 1, randomblob(40)"] {
+        let forged = forge(&format!("{create}; INSERT INTO opor_learnt VALUES ({sites})"), as_it_is);
+        assert!(matches!(forged, ImageError::Open(_) | ImageError::Sqlite(_)), "{sites}: {forged:?}");
+    }
+    let forged = forge("CREATE TABLE opor_learnt(site BLOB PRIMARY KEY)", as_it_is);
+    assert!(matches!(forged, ImageError::Open(_) | ImageError::Sqlite(_)), "{forged:?}");
+}
+
 #[test]
 fn a_frame_that_decompresses_to_more_than_a_chunk_is_refused() {
     let folder = folder();

@@ -49,7 +49,7 @@ impl Store {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) => new.insert(RowLookup::new(&self.engine, table)?),
             };
-            if !self.is_on_record(table, lookup, &row.key)? {
+            if !self.is_on_record(table, lookup, &row.key, row.cl.0)? {
                 left.insert(at);
             }
         }
@@ -67,15 +67,17 @@ impl Store {
         Ok((rest, left.len()))
     }
 
-    /// Whether something is known here of a row, or of its delete.
+    /// Whether there is a row of this key here, or a record that this life of it has ended. The end of an earlier life does not
+    /// tell of the deletes that were forgotten.
     fn is_on_record(
         &self,
         table: &Table,
         lookup: &mut RowLookup,
         key: &PackedKey,
+        cl: u64,
     ) -> Result<bool, rusqlite::Error> {
-        let has_tomb = self.engine.clocks.borrow_mut().tomb(table, key.as_bytes())?.is_some();
-        Ok(has_tomb || lookup.has(key)?)
+        let tomb = self.engine.clocks.borrow_mut().tomb(table, key.as_bytes())?;
+        Ok(tomb.is_some_and(|tomb| tomb.cl > cl) || lookup.has(key)?)
     }
 
     /// Deletes such rows for everybody, or brings them back for everybody, in the open transaction of the merge and before
@@ -150,7 +152,7 @@ impl Judge<'_> {
             if clocks.cl == 0
                 || clocks.cl > self.cut
                 || !self.table.fits(&row.key)
-                || self.store.is_on_record(self.table, &mut self.lookup, &row.key)?
+                || self.store.is_on_record(self.table, &mut self.lookup, &row.key, clocks.cl)?
             {
                 continue;
             }
