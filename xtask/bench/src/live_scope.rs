@@ -1,4 +1,4 @@
-//! `cargo xtask bench live-scope`: what a commit of one row costs while a query with a large result is open, asked about the row
+//! `cargo xtask bench live-scope`: what a commit costs while a query with a large result is open, asked about the rows that changed
 //! and run as a whole.
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,8 +11,8 @@ use crate::clock::cpu;
 
 /// Rows in the results.
 const ROWS: usize = 100_000;
-/// Commits that are measured together.
-const COMMITS: usize = 100;
+/// Rows that a commit changes, and how many such commits are measured together.
+const COMMITS: [(usize, usize); 3] = [(1, 100), (1_000, 20), (4_000, 10)];
 
 /// The queries. With a LIMIT that does not limit each is run as a whole.
 const QUERIES: [(&str, &str); 3] = [
@@ -27,38 +27,43 @@ struct Any {}
 
 /// Prints the figures.
 pub(crate) fn print() -> Result<()> {
-    let nothing = per_commit(None)?;
-    println!("{ROWS} rows, CPU of one commit of one row, writer and live queries together");
-    println!("no live query: {:.3} ms", nothing * 1e3);
-    for (name, sql) in QUERIES {
-        let scoped = per_commit(Some((sql, true)))?;
-        let run = per_commit(Some((&format!("{sql} LIMIT -1"), false)))?;
-        println!("{name}: asked about the row {:.3} ms, run as a whole {:.3} ms", scoped * 1e3, run * 1e3);
+    println!("{ROWS} rows in the result; CPU of one commit, writer and live queries together, in ms");
+    for (rows, commits) in COMMITS {
+        println!("{rows} rows changed, no live query: {:.3}", per_commit(None, rows, commits)?);
+        for (name, sql) in QUERIES {
+            let scoped = per_commit(Some((sql, true)), rows, commits)?;
+            let run = per_commit(Some((&format!("{sql} LIMIT -1"), false)), rows, commits)?;
+            println!("{rows} rows changed, {name}: asked about {scoped:.3}, run as a whole {run:.3}");
+        }
     }
     Ok(())
 }
 
-/// CPU seconds of a commit while a query is open, which is asked about rows or is not.
-fn per_commit(query: Option<(&str, bool)>) -> Result<f64> {
+/// CPU milliseconds of a commit while a query is open, which is asked about rows or is not.
+fn per_commit(query: Option<(&str, bool)>, rows: usize, commits: usize) -> Result<f64> {
     let folder = tempfile::tempdir().context("could not make a folder")?;
     let handle = StoreHandle::open(folder.path().join("live.db"), &OpenOptions::new(), 1)?;
     write(&handle, &schema())?;
     let live = Live::start(&handle)?;
     let open = query.map(|(sql, _)| block_on(live.query::<Any>(sql).subscribe())).transpose()?;
-    let commits = || -> Result<()> {
-        for commit in 0..COMMITS {
-            let id = 1 + commit * 7_919 % ROWS;
-            write(&handle, &format!("UPDATE items SET title = 'other {commit}' WHERE id = {id}"))?;
+    let work = || -> Result<()> {
+        for commit in 0..commits {
+            let first = 1 + commit * 7_919 % (ROWS - rows);
+            let last = first + rows - 1;
+            let set =
+                format!("UPDATE items SET title = 'other {commit}' WHERE id BETWEEN {first} AND {last}");
+            write(&handle, &set)?;
             block_on(live.settled())?;
         }
         Ok(())
     };
-    let (seconds, ()) = cpu(commits)?;
-    let expected = if query.is_some_and(|(_, scoped)| scoped) { COMMITS as u64 } else { 0 };
-    ensure!(live.stats().scoped_runs == expected, "it is not kept in the way that is measured");
+    let (seconds, ()) = cpu(work)?;
+    let expected = if query.is_some_and(|(_, scoped)| scoped) { commits as u64 } else { 0 };
+    let scoped = live.stats().scoped_runs;
+    ensure!(scoped == expected, "{scoped} of {commits} commits were asked about, and not {expected}");
     drop((open, live));
     handle.close();
-    Ok(seconds / COMMITS as f64)
+    Ok(seconds / commits as f64 * 1e3)
 }
 
 fn schema() -> String {

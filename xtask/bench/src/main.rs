@@ -45,7 +45,7 @@ enum Child {
     /// One case on one side, for the instruction counter; prints what it measured.
     #[command(hide = true)]
     One(OneArgs),
-    /// What a commit of one row costs while a query with a large result is open.
+    /// What a commit costs while a query with a large result is open.
     LiveScope,
 }
 
