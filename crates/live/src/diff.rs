@@ -1,5 +1,7 @@
 //! From one result to the next: edits by position.
 
+use std::sync::Arc;
+
 use rustc_hash::FxHashMap;
 
 use crate::error::LiveError;
@@ -84,35 +86,45 @@ impl<T> Edit<T> {
 
 /// The edits that lead from one result of a query to another.
 pub(crate) fn edits(old: &ResultSet, new: &ResultSet, key: &Key) -> Vec<Edit<Row>> {
-    let mut places = places(&new.rows, key);
+    // Most often little has changed, and what is before and behind it costs a look.
+    let same = |(a, b): &(&Row, &Row)| Arc::ptr_eq(a, b) || a == b;
+    let head = old.rows.iter().zip(&new.rows).take_while(same).count();
+    let (old_rows, new_rows) = (&old.rows[head..], &new.rows[head..]);
+    let tail = old_rows.iter().rev().zip(new_rows.iter().rev()).take_while(same).count();
+    let between =
+        edits_between(&old_rows[..old_rows.len() - tail], &new_rows[..new_rows.len() - tail], head, key);
+    match between {
+        Some(edits) if edits.len() <= new.rows.len() || edits.len() <= 1 => edits,
+        _ => vec![Edit::Reset { rows: new.rows.clone() }],
+    }
+}
+
+/// The edits for rows that have `head` others before them; `None` if finding them takes too long.
+fn edits_between(old: &[Row], new: &[Row], head: usize, key: &Key) -> Option<Vec<Edit<Row>>> {
+    let mut places = places(new, key);
     // For each old row, where it is now.
-    let targets: Vec<Option<usize>> = old.rows.iter().map(|row| take(&mut places, row, key)).collect();
+    let targets: Vec<Option<usize>> = old.iter().map(|row| take(&mut places, row, key)).collect();
     let mut edits: Vec<Edit<Row>> = Vec::new();
     let gone = targets.iter().enumerate().rev().filter(|(_, target)| target.is_none());
-    edits.extend(gone.map(|(at, _)| Edit::Remove { at }));
+    edits.extend(gone.map(|(at, _)| Edit::Remove { at: head + at }));
     let mut kept: Vec<usize> = targets.iter().flatten().copied().collect();
-    let Some(moves) = moves(&mut kept) else {
-        return vec![Edit::Reset { rows: new.rows.clone() }];
-    };
-    edits.extend(moves);
-    let mut was: Vec<Option<&Row>> = vec![None; new.rows.len()];
-    for (row, target) in old.rows.iter().zip(&targets) {
+    let moves = moves(&mut kept)?.into_iter();
+    edits.extend(moves.map(|(from, to)| Edit::Move { from: head + from, to: head + to }));
+    let mut was: Vec<Option<&Row>> = vec![None; new.len()];
+    for (row, target) in old.iter().zip(&targets) {
         if let Some(target) = target {
             was[*target] = Some(row);
         }
     }
-    for (at, row) in new.rows.iter().enumerate().filter(|(at, _)| was[*at].is_none()) {
-        edits.push(Edit::Insert { at, row: row.clone() });
+    for (at, row) in new.iter().enumerate().filter(|(at, _)| was[*at].is_none()) {
+        edits.push(Edit::Insert { at: head + at, row: row.clone() });
     }
-    for (at, row) in new.rows.iter().enumerate() {
+    for (at, row) in new.iter().enumerate() {
         if was[at].is_some_and(|was| was != row) {
-            edits.push(Edit::Update { at, row: row.clone() });
+            edits.push(Edit::Update { at: head + at, row: row.clone() });
         }
     }
-    if edits.len() > new.rows.len() && edits.len() > 1 {
-        return vec![Edit::Reset { rows: new.rows.clone() }];
-    }
-    edits
+    Some(edits)
 }
 
 /// The places of rows by their keys, last first.
@@ -138,8 +150,8 @@ impl<'a> KeyOf<'a> {
     }
 }
 
-/// Brings a list in ascending order, with as few moves as there can be; `None` if that takes too long.
-fn moves(list: &mut Vec<usize>) -> Option<Vec<Edit<Row>>> {
+/// Brings a list in ascending order, with as few moves, from and to, as there can be; `None` if that takes too long.
+fn moves(list: &mut Vec<usize>) -> Option<Vec<(usize, usize)>> {
     if list.is_sorted() {
         return Some(Vec::new());
     }
@@ -163,7 +175,7 @@ fn moves(list: &mut Vec<usize>) -> Option<Vec<Edit<Row>>> {
         };
         list.insert(to, target);
         settled.insert(rank, target);
-        moves.push(Edit::Move { from, to });
+        moves.push((from, to));
     }
     Some(moves)
 }
@@ -194,8 +206,6 @@ fn longest_ascent(list: &[usize]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use opor_core::Value;
     use opor_store::CommitSeq;
     use proptest::prelude::*;

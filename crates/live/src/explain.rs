@@ -13,6 +13,39 @@ pub struct Explanation {
     pub tables: Vec<TableDependency>,
     /// Something it reads that does not tell when it changes, such as a virtual table: it is run after every commit.
     pub unwatched: Option<String>,
+    /// How its result is brought to a commit that concerns it.
+    pub tier: Tier,
+}
+
+/// How the result of a query is brought to a commit that concerns it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Tier {
+    /// SQLite is asked only about the rows that changed. When many did, or it is not known which, the query is run anew.
+    Scoped,
+    /// The query is run anew.
+    Run {
+        /// Why nothing better can be done.
+        because: String,
+    },
+}
+
+impl Tier {
+    fn of(plan: &Plan) -> Self {
+        match &plan.scope {
+            Ok(_) => Self::Scoped,
+            Err(why) => Self::Run { because: why.to_string() },
+        }
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scoped => f.write_str("asks only about the rows that changed"),
+            Self::Run { because } => write!(f, "is run as a whole: {because}"),
+        }
+    }
 }
 
 /// How a query depends on a table.
@@ -29,7 +62,7 @@ impl Explanation {
         let tables = plan.tables.iter();
         let tables =
             tables.map(|(table, columns)| TableDependency { table: table.to_string(), columns: *columns });
-        Self { tables: tables.collect(), unwatched: plan.unwatched.clone() }
+        Self { tables: tables.collect(), unwatched: plan.unwatched.clone(), tier: Tier::of(plan) }
     }
 }
 
@@ -59,6 +92,6 @@ impl fmt::Display for Explanation {
                 }
             }
         }
-        Ok(())
+        write!(f, "\n{}", self.tier)
     }
 }

@@ -54,6 +54,7 @@ mod result;
 mod router;
 mod row;
 mod run;
+mod scope;
 mod shared;
 mod stats;
 mod subscription;
@@ -62,7 +63,7 @@ mod worker;
 
 pub use diff::Edit;
 pub use error::{LiveError, StartError};
-pub use explain::{Explanation, TableDependency};
+pub use explain::{Explanation, TableDependency, Tier};
 pub use live::{Live, Query};
 pub use options::LiveOptions;
 pub use result::Row;

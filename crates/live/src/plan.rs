@@ -8,6 +8,7 @@ use opor_store::{ColumnMask, Store};
 
 use crate::access::{Access, Listener};
 use crate::error::LiveError;
+use crate::scope::{Known, Scope, Unscoped};
 use crate::volatile;
 
 /// Virtual tables that compute what they are asked for from their arguments alone.
@@ -27,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) unwatched: Option<String>,
     /// The values of date functions' arguments, if they were "now", would make it different every time.
     pub(crate) dates: bool,
+    /// How it is asked about some rows, or why it cannot be.
+    pub(crate) scope: Result<Scope, Unscoped>,
 }
 
 /// Plans a statement.
@@ -50,7 +53,17 @@ pub(crate) fn plan(store: &Store, listener: &Listener, sql: &str) -> Result<Plan
     }
     let dates = volatile::check(store, sql, &access)?;
     let Dependencies { tables, unwatched } = dependencies(store, &access)?;
-    Ok(Plan { sql: sql.into(), columns, parameters, tables, unwatched, dates })
+    let parameter_names: Vec<String> = parameters;
+    let known = Known {
+        sql,
+        columns: &columns,
+        parameters: parameter_names.len(),
+        access: &access,
+        tables: &tables,
+        unwatched: unwatched.is_some(),
+    };
+    let scope = Scope::of(store, listener, &known);
+    Ok(Plan { sql: sql.into(), columns, parameters: parameter_names, tables, unwatched, dates, scope })
 }
 
 struct Dependencies {

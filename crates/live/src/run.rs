@@ -5,28 +5,38 @@ use std::sync::Arc;
 use opor_core::{Value, ValueRef};
 use opor_store::Store;
 use opor_store::rusqlite::types::{ToSqlOutput, ValueRef as SqlRef};
-use opor_store::rusqlite::{self, ToSql};
+use opor_store::rusqlite::{self, Statement, StatementStatus, ToSql};
 use rustc_hash::FxHashMap;
 
 use crate::error::LiveError;
 use crate::plan::Plan;
 use crate::result::{Cell, Row};
 
-/// Runs a query in the open transaction. Rows that were in the result before are the same rows, not copies.
+/// What a run gave.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) rows: Vec<Row>,
+    /// How many steps SQLite's machine took.
+    pub(crate) steps: u64,
+}
+
+/// Runs a query in the open transaction. Rows that were in the result before are the same rows, not copies. `sql` is the statement of the plan or
+/// one that gives more columns, which `hidden` is shown.
 ///
 /// # Errors
 /// [`LiveError`]: of SQL, also when it fails among its rows, and when there are more than `rows_max`.
 pub(crate) fn run(
     store: &Store,
+    sql: &str,
     plan: &Plan,
     parameters: &[Value],
     before: &[Row],
     rows_max: usize,
-) -> Result<Vec<Row>, LiveError> {
-    let mut stmt = store.prepare_cached(&plan.sql)?;
-    for (at, value) in parameters.iter().enumerate() {
-        stmt.raw_bind_parameter(at + 1, Parameter(value))?;
-    }
+    mut hidden: impl FnMut(&rusqlite::Row<'_>),
+) -> Result<Ran, LiveError> {
+    let mut stmt = store.prepare_cached(sql)?;
+    bind(&mut stmt, parameters)?;
+    stmt.reset_status(StatementStatus::VmStep);
     let width = plan.columns.len();
     let mut rows = stmt.raw_query();
     let mut result: Vec<Row> = Vec::with_capacity(before.len());
@@ -36,6 +46,7 @@ pub(crate) fn run(
         if result.len() == rows_max {
             return Err(LiveError::TooLarge { rows_max });
         }
+        hidden(row);
         values.clear();
         for column in 0..width {
             values.push(value(row.get_ref(column)?)?);
@@ -52,7 +63,17 @@ pub(crate) fn run(
         let same = known.get(&cells).map(|row| (*row).clone());
         result.push(same.unwrap_or_else(|| Arc::from(&values[..])));
     }
-    Ok(result)
+    drop(rows);
+    let steps = u64::from(stmt.reset_status(StatementStatus::VmStep).unsigned_abs());
+    Ok(Ran { rows: result, steps })
+}
+
+/// Gives a statement the values of its parameters.
+pub(crate) fn bind(stmt: &mut Statement<'_>, parameters: &[Value]) -> Result<(), rusqlite::Error> {
+    for (at, value) in parameters.iter().enumerate() {
+        stmt.raw_bind_parameter(at + 1, Parameter(value))?;
+    }
+    Ok(())
 }
 
 /// Whether two results are the same, row for row.
@@ -75,7 +96,7 @@ impl ToSql for Parameter<'_> {
     }
 }
 
-fn value(value: SqlRef<'_>) -> Result<Value, LiveError> {
+pub(crate) fn value(value: SqlRef<'_>) -> Result<Value, LiveError> {
     Ok(match value {
         SqlRef::Null => Value::Null,
         SqlRef::Integer(value) => Value::Integer(value),

@@ -12,6 +12,8 @@ pub struct LiveStats {
     pub turns: u64,
     /// How often a query was run because something may have changed for it.
     pub runs: u64,
+    /// How often of these it was asked only about the rows that changed; see [`Tier`](crate::Tier).
+    pub scoped_runs: u64,
     /// How often its result was another, and whoever waits for it was woken.
     pub updates: u64,
     /// How often a query was run although nothing should have changed; see [`LiveOptions::check_one_in`](crate::LiveOptions).
@@ -25,6 +27,7 @@ pub(crate) struct Counters {
     queries: AtomicUsize,
     turns: AtomicU64,
     runs: AtomicU64,
+    scoped_runs: AtomicU64,
     updates: AtomicU64,
     checks: AtomicU64,
     divergences: AtomicU64,
@@ -37,6 +40,7 @@ impl Counters {
             queries: self.queries.load(Ordering::Relaxed),
             turns: load(&self.turns),
             runs: load(&self.runs),
+            scoped_runs: load(&self.scoped_runs),
             updates: load(&self.updates),
             checks: load(&self.checks),
             divergences: load(&self.divergences),
@@ -50,6 +54,10 @@ impl Counters {
     pub(crate) fn ran(&self, runs: usize, updates: usize) {
         self.runs.fetch_add(runs as u64, Ordering::Relaxed);
         self.updates.fetch_add(updates as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn scoped(&self) {
+        self.scoped_runs.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a turn, and says whether a check is due in it.

@@ -1,5 +1,6 @@
 //! The thread that keeps the results current: one snapshot after the other, and every query at each.
 
+use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 
 use async_channel::{Receiver, Sender};
@@ -14,7 +15,8 @@ use crate::options::LiveOptions;
 use crate::plan::{Plan, plan};
 use crate::result::ResultSet;
 use crate::router::{QueryId, Router};
-use crate::run::{run, same};
+use crate::run::same;
+use crate::scope::{Asked, Kept};
 use crate::shared::{Outcome, Progress, Shared};
 use crate::stats::Counters;
 
@@ -87,6 +89,8 @@ struct Query {
     parameters: Box<[Value]>,
     name: QueryName,
     shared: Weak<Shared>,
+    /// Of its rows, beside what is seen of them.
+    kept: RefCell<Kept>,
     /// Why it cannot be run with the schema as it is.
     broken: Option<LiveError>,
 }
@@ -239,7 +243,9 @@ impl Worker {
             };
             seen += 1;
             let before = shared.now().0;
-            let outcome = self.outcome(*id, &before, changes, wanted.everything);
+            let asked_for = wanted.everything || wanted.queries.contains(id);
+            let known = (!asked_for).then_some(changes);
+            let outcome = self.outcome(*id, &before, changes, known, wanted.everything);
             if !agree(&before, &outcome) || shared.turn() == 0 {
                 outcomes.push((shared, outcome));
             }
@@ -249,7 +255,15 @@ impl Worker {
         Ok(Some(outcomes))
     }
 
-    fn outcome(&self, id: QueryId, before: &Outcome, changes: &Changes, unclear: bool) -> Outcome {
+    /// What a query gives in the open snapshot; `known` is all that has changed since `before`, if that is known.
+    fn outcome(
+        &self,
+        id: QueryId,
+        before: &Outcome,
+        changes: &Changes,
+        known: Option<&Changes>,
+        unclear: bool,
+    ) -> Outcome {
         let query = &self.queries[&id];
         if let Some(error) = &query.broken {
             return Err(error.clone());
@@ -258,7 +272,17 @@ impl Worker {
             Ok(before) => (&before.rows[..], before.version + 1, false),
             Err(_) => (&[][..], 1, true),
         };
-        let rows = run(&self.store, &query.plan, &query.parameters, rows, self.options.rows_max)?;
+        let asked = Asked {
+            store: &self.store,
+            plan: &query.plan,
+            parameters: &query.parameters,
+            rows_max: self.options.rows_max,
+        };
+        let brought = query.kept.borrow_mut().bring(asked, rows, known.filter(|_| !first))?;
+        if brought.scoped {
+            self.counters.scoped();
+        }
+        let Some(rows) = brought.rows else { return before.clone() };
         let origin = if unclear { Some(Origin::Mixed) } else { changes.origin };
         let columns = query.plan.columns.clone();
         Ok(Arc::new(ResultSet {
@@ -288,7 +312,7 @@ impl Worker {
         };
         let Some(shared) = self.queries[id].shared.upgrade() else { return };
         let before = shared.now().0;
-        let outcome = self.outcome(*id, &before, changes, true);
+        let outcome = self.outcome(*id, &before, changes, None, true);
         let agrees = agree(&before, &outcome);
         self.counters.checked(agrees);
         if !agrees {
@@ -327,7 +351,8 @@ impl Worker {
         self.router.add(id, &plan);
         self.names.insert(name.clone(), id);
         let weak = Arc::downgrade(&shared);
-        let query = Query { plan, parameters: parameters.into(), name, shared: weak, broken: None };
+        let kept = RefCell::default();
+        let query = Query { plan, parameters: parameters.into(), name, shared: weak, kept, broken: None };
         self.queries.insert(id, query);
         self.counters.open(self.queries.len());
         Ok((id, shared))
@@ -404,6 +429,7 @@ fn unreadable(error: &StoreError) -> LiveError {
 /// Whether nobody needs to be told.
 fn agree(before: &Outcome, after: &Outcome) -> bool {
     match (before, after) {
+        (Ok(before), Ok(after)) if Arc::ptr_eq(before, after) => true,
         (Ok(before), Ok(after)) => before.columns == after.columns && same(&before.rows, &after.rows),
         (Err(before), Err(after)) => before == after,
         _ => false,

@@ -8,6 +8,7 @@ mod clock;
 mod crsqlite;
 mod database;
 mod figure;
+mod live_scope;
 mod log;
 mod plot;
 mod report;
@@ -44,6 +45,8 @@ enum Child {
     /// One case on one side, for the instruction counter; prints what it measured.
     #[command(hide = true)]
     One(OneArgs),
+    /// What a commit costs while a query with a large result is open.
+    LiveScope,
 }
 
 #[derive(clap::Args)]
@@ -104,6 +107,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.child {
         Some(Child::One(args)) => one(&args),
+        Some(Child::LiveScope) => live_scope::print(),
         None => bench(&cli.args),
     };
     match outcome {
