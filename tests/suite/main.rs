@@ -12,6 +12,7 @@ mod golden;
 mod histories;
 mod hostile;
 mod invariants;
+mod live_histories;
 mod model_histories;
 mod processes;
 mod quarantine;

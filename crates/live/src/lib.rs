@@ -44,6 +44,7 @@ mod error;
 mod explain;
 mod live;
 mod options;
+mod order;
 mod plan;
 mod result;
 mod router;
