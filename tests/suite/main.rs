@@ -13,6 +13,7 @@ mod histories;
 mod hostile;
 mod invariants;
 mod live_histories;
+mod live_threads;
 mod model_histories;
 mod processes;
 mod quarantine;

@@ -51,6 +51,7 @@ mod router;
 mod row;
 mod run;
 mod shared;
+mod signal;
 mod stats;
 mod subscription;
 mod volatile;
