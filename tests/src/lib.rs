@@ -14,5 +14,5 @@ pub use json::{change_from_json, change_to_json, hex, unhex, value_from_json, va
 pub use model::{Model, Refused};
 pub use rng::Rng;
 pub use shape::{SHAPES, Shape};
-pub use sql::{literal, message, quote, rows_of, run, table_dump};
+pub use sql::{literal, message, quote, rows_of, run, sql_value, table_dump};
 pub use workload::{Filter, InsertMode, Statement, random_change, random_statement};

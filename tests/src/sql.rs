@@ -83,7 +83,9 @@ pub(crate) fn value_of(value: ValueRef<'_>) -> Value {
     }
 }
 
-pub(crate) fn sql_value(value: &Value) -> rusqlite::types::Value {
+/// A value as rusqlite binds it.
+#[must_use]
+pub fn sql_value(value: &Value) -> rusqlite::types::Value {
     match value {
         Value::Null => rusqlite::types::Value::Null,
         Value::Integer(v) => rusqlite::types::Value::Integer(*v),

@@ -15,6 +15,8 @@ mod holding;
 mod hostile;
 mod invariants;
 mod learnt;
+mod live_histories;
+mod live_threads;
 mod model_histories;
 mod processes;
 mod quarantine;

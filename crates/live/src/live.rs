@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::thread;
 
-use async_channel::{Sender, bounded, unbounded};
+use async_channel::{Receiver, Sender, bounded, unbounded};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use opor_core::Value;
 use opor_store::{CommitSeq, FeedWaker, StoreHandle};
@@ -14,7 +14,7 @@ use crate::error::{LiveError, StartError};
 use crate::explain::Explanation;
 use crate::options::LiveOptions;
 use crate::result::Key;
-use crate::shared::Progress;
+use crate::shared::{Progress, Shared};
 use crate::stats::{Counters, LiveStats};
 use crate::subscription::{LiveState, Subscription};
 use crate::worker::{Command, Parameters, Worker};
@@ -138,6 +138,24 @@ impl Live {
     }
 }
 
+/// Where the answer to who subscribes comes. When it is given up, a query that has come and that nobody took is let go of.
+struct Answered {
+    desk: Arc<Desk>,
+    answers: Receiver<Result<Arc<Shared>, LiveError>>,
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        // From here on the thread sees for itself that nobody waits.
+        self.answers.close();
+        if let Ok(Ok(shared)) = self.answers.try_recv() {
+            let query = shared.id;
+            drop(shared);
+            self.desk.ask(Command::Released { query });
+        }
+    }
+}
+
 /// A query that is being put together; see [`Live::query`].
 #[derive(Debug)]
 #[must_use = "a query runs when it is subscribed to"]
@@ -192,8 +210,9 @@ impl<T: DeserializeOwned + Send + 'static> Query<T> {
     pub async fn subscribe(self) -> Result<Subscription<T>, LiveError> {
         let (answer, answered) = bounded(1);
         let Self { desk, sql, parameters, key, .. } = self;
+        let answered = Answered { desk: desk.clone(), answers: answered };
         desk.ask(Command::Subscribe { sql, parameters, answer });
-        let shared = answered.recv().await.map_err(|_| LiveError::Closed)??;
+        let shared = answered.answers.recv().await.map_err(|_| LiveError::Closed)??;
         let subscription = Subscription::new(desk, shared, key);
         let (outcome, _) = subscription.shared().now();
         Key::named(subscription.key_columns(), &outcome?.columns)?;

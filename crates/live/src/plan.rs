@@ -9,7 +9,7 @@ use opor_store::{ColumnMask, Store};
 use crate::access::{Access, Listener};
 use crate::error::LiveError;
 use crate::scope::{Known, Scope, Unscoped};
-use crate::volatile;
+use crate::{order, volatile};
 
 /// Virtual tables that compute what they are asked for from their arguments alone.
 const PURE_MODULES: [&str; 2] = ["json_each", "json_tree"];
@@ -42,7 +42,7 @@ pub(crate) fn plan(store: &Store, listener: &Listener, sql: &str) -> Result<Plan
         let parameters = (1..=stmt.parameter_count())
             .map(|at| stmt.parameter_name(at).map_or_else(|| format!("?{at}"), str::to_owned));
         let columns: Arc<[String]> = stmt.column_names().into_iter().map(str::to_owned).collect();
-        Ok::<_, Error>((columns, parameters.collect(), stmt.readonly(), stmt.is_explain()))
+        Ok::<_, Error>((columns, parameters.collect::<Vec<_>>(), stmt.readonly(), stmt.is_explain()))
     });
     if access.writes {
         return Err(LiveError::NotReadOnly);
@@ -52,18 +52,20 @@ pub(crate) fn plan(store: &Store, listener: &Listener, sql: &str) -> Result<Plan
         return Err(LiveError::NotReadOnly);
     }
     let dates = volatile::check(store, sql, &access)?;
-    let Dependencies { tables, unwatched } = dependencies(store, &access)?;
-    let parameter_names: Vec<String> = parameters;
+    let Dependencies { mut tables, unwatched } = dependencies(store, &access)?;
+    let parameters: Vec<String> = parameters;
+    let matches = ["like", "glob"].iter().any(|name| access.functions.contains(*name));
+    order::extend(store, sql, matches && !parameters.is_empty(), &mut tables)?;
     let known = Known {
         sql,
         columns: &columns,
-        parameters: parameter_names.len(),
+        parameters: parameters.len(),
         access: &access,
         tables: &tables,
         unwatched: unwatched.is_some(),
     };
     let scope = Scope::of(store, listener, &known);
-    Ok(Plan { sql: sql.into(), columns, parameters: parameter_names, tables, unwatched, dates, scope })
+    Ok(Plan { sql: sql.into(), columns, parameters, tables, unwatched, dates, scope })
 }
 
 struct Dependencies {

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use event_listener::{Event, EventListener};
 use opor_store::CommitSeq;
 
 use crate::error::LiveError;
 use crate::result::ResultSet;
 use crate::router::QueryId;
+use crate::signal::Signal;
 
 /// What a query gives at present.
 pub(crate) type Outcome = Result<Arc<ResultSet>, LiveError>;
@@ -17,7 +17,7 @@ pub(crate) type Outcome = Result<Arc<ResultSet>, LiveError>;
 pub(crate) struct Shared {
     pub(crate) id: QueryId,
     state: Mutex<State>,
-    changed: Event,
+    changed: Signal,
 }
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Shared {
     /// One that has not been run.
     pub(crate) fn new(id: QueryId) -> Self {
         let state = State { outcome: Err(LiveError::Closed), turn: 0 };
-        Self { id, state: Mutex::new(state), changed: Event::new() }
+        Self { id, state: Mutex::new(state), changed: Signal::default() }
     }
 
     /// Which outcome it is at; 0 before the first.
@@ -53,22 +53,12 @@ impl Shared {
     }
 
     pub(crate) fn wake(&self) {
-        self.changed.notify(usize::MAX);
+        self.changed.notify();
     }
 
     /// Waits for the outcome after this one.
     pub(crate) async fn after(&self, turn: u64) -> (Outcome, u64) {
-        loop {
-            if let Some(now) = self.newer(turn) {
-                return now;
-            }
-            let listener: EventListener = self.changed.listen();
-            // It may have come before the listener was there.
-            if let Some(now) = self.newer(turn) {
-                return now;
-            }
-            listener.await;
-        }
+        self.changed.until(|| self.newer(turn)).await
     }
 
     fn newer(&self, turn: u64) -> Option<(Outcome, u64)> {
@@ -82,7 +72,7 @@ impl Shared {
 pub(crate) struct Progress {
     /// Held while the outcomes of one commit are put in place: who holds it sees all queries at one commit.
     at: Mutex<At>,
-    moved: Event,
+    moved: Signal,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -99,7 +89,7 @@ impl Progress {
         at.seq = at.seq.max(seq);
         drop(at);
         outcomes.iter().for_each(|(shared, _)| shared.wake());
-        self.moved.notify(usize::MAX);
+        self.moved.notify();
     }
 
     /// Puts errors in place.
@@ -109,7 +99,7 @@ impl Progress {
 
     pub(crate) fn close(&self) {
         lock(&self.at).closed = true;
-        self.moved.notify(usize::MAX);
+        self.moved.notify();
     }
 
     /// Looks at several queries at one commit.
@@ -120,16 +110,7 @@ impl Progress {
 
     /// Waits until everything up to a commit is in the results.
     pub(crate) async fn reached(&self, seq: CommitSeq) -> Result<(), LiveError> {
-        loop {
-            if let Some(reached) = self.is_at(seq) {
-                return reached;
-            }
-            let listener: EventListener = self.moved.listen();
-            if let Some(reached) = self.is_at(seq) {
-                return reached;
-            }
-            listener.await;
-        }
+        self.moved.until(|| self.is_at(seq)).await
     }
 
     fn is_at(&self, seq: CommitSeq) -> Option<Result<(), LiveError>> {

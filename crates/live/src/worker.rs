@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
+use std::thread;
 
 use async_channel::{Receiver, Sender};
 use opor_core::{DbVersion, PackedKey, Value};
@@ -123,6 +124,8 @@ pub(crate) struct Worker {
     plans: FxHashMap<Arc<str>, Arc<Plan>>,
     next: u64,
     schema_version: i64,
+    /// The last turn failed, and what it was about is still to be done.
+    owed: bool,
 }
 
 impl Worker {
@@ -150,6 +153,7 @@ impl Worker {
             plans: FxHashMap::default(),
             next: 0,
             schema_version: -1,
+            owed: false,
         }
     }
 
@@ -159,8 +163,11 @@ impl Worker {
             let woken = self.feed.wait(&self.store, self.options.look_for_others, None);
             let commands: Vec<Command> = std::iter::from_fn(|| self.commands.try_recv().ok()).collect();
             if let Err(error) = self.turn(commands) {
-                // The file cannot be read. Nothing of the feed is lost, and those who wait are told.
+                // The file cannot be read. Those who wait are told, and every query is run when it can be.
+                self.owed = true;
                 self.fail(&error);
+                // What is to be done is still there to be done at once, and most likely fails at once.
+                thread::sleep(self.options.look_for_others);
             }
             let abandoned = self.commands.is_closed() && self.commands.is_empty();
             if woken == Woken::Closed || abandoned {
@@ -171,7 +178,7 @@ impl Worker {
 
     /// Does what is asked, takes one snapshot, and brings every result there.
     fn turn(&mut self, commands: Vec<Command>) -> Result<(), LiveError> {
-        let mut wanted = Wanted::default();
+        let mut wanted = Wanted { everything: self.owed, ..Wanted::default() };
         let mut answers: Vec<(Arc<Shared>, Answer)> = Vec::new();
         for command in commands {
             match command {
@@ -195,8 +202,11 @@ impl Worker {
         }
         let advanced = self.advance(&mut wanted);
         for (shared, answer) in answers {
+            let query = shared.id;
             let outcome = advanced.clone().and_then(|()| shared.now().0.map(|_| shared));
             let _ = answer.try_send(outcome);
+            // It has no result, or nobody waits for it any more.
+            self.release(query);
         }
         advanced
     }
@@ -213,6 +223,7 @@ impl Worker {
             match brought? {
                 Some(outcomes) => {
                     self.progress.advance(changes.seq, outcomes);
+                    self.owed = false;
                     return Ok(());
                 }
                 None => {
@@ -402,6 +413,7 @@ impl Worker {
     /// Tells everybody that there is no result.
     fn fail(&self, error: &LiveError) {
         let shared = self.queries.values().filter_map(|query| query.shared.upgrade());
+        let shared = shared.filter(|shared| shared.now().0.as_ref() != Err(error) || shared.turn() == 0);
         let outcomes: Vec<_> = shared.map(|shared| (shared, Err(error.clone()))).collect();
         self.progress.fail(outcomes);
     }

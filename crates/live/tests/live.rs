@@ -391,3 +391,73 @@ fn every_query_can_be_checked_now_and_then() {
     assert!(stats.checks > 0, "{stats:?}");
     assert_eq!(stats.divergences, 0);
 }
+
+#[test]
+fn who_does_not_wait_for_the_answer_or_gets_an_error_has_not_subscribed() {
+    let place = Place::new();
+    let failing = place.live.query::<i64>("SELECT json_extract('no JSON', '$[0]')");
+    assert!(matches!(block_on(failing.subscribe()), Err(LiveError::Sql { .. })));
+    for text in ["early", "late"] {
+        let mut asking = place.live.query::<String>("SELECT ?1").bind(text).subscribe().boxed();
+        assert!(asking.as_mut().now_or_never().is_none_or(|answer| answer.is_ok()));
+        if text == "late" {
+            // By then the answer is there.
+            block_on(place.live.explain("SELECT 1")).expect("the thread is there");
+        }
+        drop(asking);
+    }
+    block_on(place.live.explain("SELECT 1")).expect("the thread is there");
+    block_on(place.live.explain("SELECT 1")).expect("the thread is there");
+    assert_eq!(place.live.stats().queries, 0);
+}
+
+#[test]
+fn a_file_that_could_not_be_read_and_can_again_brings_every_result_back() {
+    let place = Place::new();
+    place.write("INSERT INTO todos(id, title) VALUES (1, 'a')");
+    let query = |sql: &str| block_on(place.live.query::<i64>(sql).subscribe()).expect("it subscribes");
+    let (todos, people) = (query("SELECT count(*) FROM todos"), query("SELECT count(*) FROM people"));
+    let mut told = people.snapshots();
+    block_on(told.next());
+    let other = Store::open(place.folder.join("a.db")).expect("another connection");
+    let schema_version: i64 =
+        other.query_row("PRAGMA schema_version", [], |row| row.get(0)).expect("a version");
+    let damage = format!(
+        "PRAGMA writable_schema = ON; INSERT INTO sqlite_schema VALUES ('table', 'bad', 'bad', 0, 'CREATE TABLE ,');
+        PRAGMA schema_version = {}",
+        schema_version + 1
+    );
+    other.execute_batch(&damage).expect("the schema is damaged");
+    assert!(matches!(block_on(told.next()), Some(Err(LiveError::Sql { .. }))), "it cannot be read");
+    let mend = format!(
+        "INSERT INTO todos(id) VALUES (2); DELETE FROM sqlite_schema WHERE name = 'bad'; PRAGMA schema_version = {}",
+        schema_version + 2
+    );
+    other.execute_batch(&mend).expect("the schema is as it was");
+    let back = block_on(told.next()).expect("it goes on").expect("it is back");
+    assert_eq!(back.rows, [0], "nobody has written to its table");
+    assert_eq!(todos.current().expect("it is back").rows, [2]);
+}
+
+#[test]
+fn the_order_in_which_rows_lie_is_part_of_a_result() {
+    let place = Place::new();
+    place.write(
+        "CREATE TABLE w(place INTEGER PRIMARY KEY, name TEXT) WITHOUT ROWID; INSERT INTO w VALUES (1, 'a'), (2, 'b');
+        CREATE TABLE x(id INTEGER PRIMARY KEY, name TEXT, rank INTEGER, long TEXT);
+        CREATE INDEX by_rank ON x(rank, name); INSERT INTO x VALUES (1, 'a', 1, 'l'), (2, 'b', 2, 'l')",
+    );
+    let names = |sql: &str| block_on(place.live.query::<String>(sql).subscribe()).expect("it subscribes");
+    let (w, x) = (names("SELECT name FROM w"), names("SELECT name FROM x LIMIT 1"));
+    let count =
+        block_on(place.live.query::<i64>("SELECT count(*) FROM x").subscribe()).expect("it subscribes");
+    let runs = place.live.stats().runs;
+    place.write("UPDATE x SET rank = 3 WHERE id = 1");
+    place.settle();
+    assert_eq!(x.current().expect("a result").rows, ["b"]);
+    assert_eq!(place.live.stats().runs, runs + 1, "who only counts rows need not know");
+    place.write("UPDATE w SET place = 3 WHERE place = 1");
+    place.settle();
+    assert_eq!(w.current().expect("a result").rows, ["b", "a"]);
+    assert_eq!(count.current().expect("a result").rows, [2]);
+}

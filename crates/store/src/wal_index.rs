@@ -20,6 +20,12 @@ const REGION_BYTES: c_int = 32 * 1024;
 pub(crate) struct WalHeader([u32; HEADER_WORDS]);
 
 impl WalHeader {
+    /// The header after so many commits.
+    #[cfg(test)]
+    pub(crate) fn after(commits: usize) -> Self {
+        Self([commits as u32; HEADER_WORDS])
+    }
+
     /// Whether exactly one commit lies between `before` and this.
     pub(crate) fn follows(&self, before: &Self) -> bool {
         /// Where the counter of commits stands.

@@ -1,5 +1,8 @@
 //! The hand-over between the connection that commits and the feeds.
 
+#[cfg(test)]
+mod explorer;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -157,6 +160,7 @@ pub(crate) struct Mailbox {
 }
 
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 struct State {
     interests: BTreeMap<Arc<str>, Interest>,
     waiting: Changes,
@@ -174,6 +178,14 @@ struct State {
 }
 
 impl State {
+    fn take_at(&mut self, at: WalHeader) -> Option<Changes> {
+        if self.published != Some(at) {
+            return None;
+        }
+        self.taken_at = Some(at);
+        Some(self.take())
+    }
+
     fn take(&mut self) -> Changes {
         let seq = self.waiting.seq;
         self.called = false;
@@ -213,11 +225,7 @@ impl Mailbox {
             let waited = self.ready.wait_timeout_while(state, PUBLISH_WAIT, waits);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        if state.published != Some(at) {
-            return None;
-        }
-        state.taken_at = Some(at);
-        Some(state.take())
+        state.take_at(at)
     }
 
     pub(crate) fn take_all(&self) -> Changes {
