@@ -42,6 +42,8 @@ mod access;
 mod diff;
 mod error;
 mod explain;
+mod guard;
+mod index;
 mod live;
 mod options;
 mod plan;
