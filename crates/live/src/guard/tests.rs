@@ -158,7 +158,9 @@ fn joins_and_names() {
     check_all("SELECT * FROM t AS a, t AS b WHERE a.n = 1 AND b.n = a.n", "n = 1 | n = 1", "");
     check_all("SELECT * FROM t AS a, t AS b WHERE a.n = 1", "", "");
     check_all("SELECT * FROM t AS a, u AS t WHERE t.x = 1 AND a.n = 2", "", "x = 1");
-    check_all("SELECT * FROM t, u WHERE t.id = 1 AND u.x = 2 AND u.t = (SELECT max(t) FROM u)", "id = 1", "");
+    check_all("SELECT * FROM t, u WHERE t.id = 1 AND u.x = 2 AND u.t = (SELECT max(x) FROM u)", "id = 1", "");
+    // The word may be the column or the table.
+    check_all("SELECT * FROM t, u WHERE t.id = 1 AND u.x = 2 AND n = max(t, 1)", "", "x = 2");
     check_all("SELECT * FROM t, (SELECT x AS n2 FROM u) WHERE t.n = 1", "n = 1", "");
     check_all("SELECT * FROM t, (SELECT x AS n2 FROM u) WHERE n = 1", "", "");
     // What is on the right of a LEFT JOIN.
