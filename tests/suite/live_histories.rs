@@ -80,7 +80,7 @@ impl World {
         let replicated: Vec<String> =
             schema::TABLES.iter().filter(|_| rng.chance(50)).map(|table| (*table).to_owned()).collect();
         let build = {
-            let (history, replicated) = (history.clone(), replicated.clone());
+            let (history, replicated) = (history.clone(), replicated);
             move |store: &mut Store| {
                 let notes: Vec<_> = history.iter().map(|sql| note(sql, store.execute_batch(sql))).collect();
                 // Not every table can be: that is its own affair.

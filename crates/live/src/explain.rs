@@ -55,13 +55,32 @@ pub struct TableDependency {
     pub table: String,
     /// Updates of these columns concern the query, by their places in the table; inserts and deletes always do.
     pub columns: ColumnMask,
+    /// The names of these columns; `None` when it is any column.
+    pub column_names: Option<Vec<String>>,
+    /// What a row has to meet for the query to be run because of it, as it was or as it is, in words: one condition for each time
+    /// that the table is joined. Any row will do when there is none.
+    pub guards: Vec<String>,
+    /// Why there is no such condition.
+    pub unguarded: Option<String>,
 }
 
 impl Explanation {
     pub(crate) fn of(plan: &Plan) -> Self {
-        let tables = plan.tables.iter();
-        let tables =
-            tables.map(|(table, columns)| TableDependency { table: table.to_string(), columns: *columns });
+        let tables = plan.tables.iter().map(|(table, columns)| {
+            let names = plan.names.get(table).filter(|_| *columns != ColumnMask::ALL);
+            let named = |names: &Vec<String>| {
+                let read = names.iter().enumerate().filter(|(place, _)| columns.contains(*place));
+                read.map(|(_, name)| name.clone()).collect()
+            };
+            let guards = plan.guards.tables.get(table).into_iter().flatten();
+            TableDependency {
+                table: table.to_string(),
+                columns: *columns,
+                column_names: names.map(named),
+                guards: guards.map(|guard| guard.words(&plan.parameters)).collect(),
+                unguarded: plan.guards.without.get(table).map(ToString::to_string),
+            }
+        });
         Self { tables: tables.collect(), unwatched: plan.unwatched.clone(), tier: Tier::of(plan) }
     }
 }
@@ -77,19 +96,15 @@ impl fmt::Display for Explanation {
         f.write_str("runs again when rows come or go, or columns change, in:")?;
         for dependency in &self.tables {
             write!(f, "\n  {}", dependency.table)?;
-            match dependency.columns {
-                ColumnMask::ALL => f.write_str(", any column")?,
-                columns => {
-                    let places: Vec<String> = (0..64)
-                        .filter(|place| columns.contains(*place))
-                        .map(|place| place.to_string())
-                        .collect();
-                    if places.is_empty() {
-                        f.write_str(", no column")?;
-                    } else {
-                        write!(f, ", columns {}", places.join(", "))?;
-                    }
-                }
+            match dependency.column_names.as_deref() {
+                None => f.write_str(", any column")?,
+                Some([]) => f.write_str(", no column")?,
+                Some(names) => write!(f, ", columns {}", names.join(", "))?,
+            }
+            match (&dependency.guards[..], &dependency.unguarded) {
+                ([], None) => {}
+                ([], Some(why)) => write!(f, "; any row: {why}")?,
+                (guards, _) => write!(f, "; rows with {}", guards.join(", or rows with "))?,
             }
         }
         write!(f, "\n{}", self.tier)

@@ -47,6 +47,8 @@ mod access;
 mod diff;
 mod error;
 mod explain;
+mod guard;
+mod index;
 mod live;
 mod options;
 mod order;

@@ -8,6 +8,7 @@ use opor_store::{ColumnMask, Store};
 
 use crate::access::{Access, Listener};
 use crate::error::LiveError;
+use crate::guard::{Guards, guards};
 use crate::scope::{Known, Scope, Unscoped};
 use crate::{order, volatile};
 
@@ -24,6 +25,10 @@ pub(crate) struct Plan {
     pub(crate) parameters: Vec<String>,
     /// The tables it reads, and the columns whose updates matter.
     pub(crate) tables: BTreeMap<Arc<str>, ColumnMask>,
+    /// The names of their columns.
+    pub(crate) names: BTreeMap<Arc<str>, Vec<String>>,
+    /// What their rows have to meet.
+    pub(crate) guards: Guards,
     /// It reads something that does not tell when it changes: it is run after every commit.
     pub(crate) unwatched: Option<String>,
     /// The values of date functions' arguments, if they were "now", would make it different every time.
@@ -52,7 +57,7 @@ pub(crate) fn plan(store: &Store, listener: &Listener, sql: &str) -> Result<Plan
         return Err(LiveError::NotReadOnly);
     }
     let dates = volatile::check(store, sql, &access)?;
-    let Dependencies { mut tables, unwatched } = dependencies(store, &access)?;
+    let Dependencies { mut tables, names, unwatched } = dependencies(store, &access)?;
     let parameters: Vec<String> = parameters;
     let matches = ["like", "glob"].iter().any(|name| access.functions.contains(*name));
     order::extend(store, sql, matches && !parameters.is_empty(), &mut tables)?;
@@ -65,11 +70,13 @@ pub(crate) fn plan(store: &Store, listener: &Listener, sql: &str) -> Result<Plan
         unwatched: unwatched.is_some(),
     };
     let scope = Scope::of(store, listener, &known);
-    Ok(Plan { sql: sql.into(), columns, parameters, tables, unwatched, dates, scope })
+    let guards = guards(store, sql, &access, tables.keys().cloned(), &parameters)?;
+    Ok(Plan { sql: sql.into(), columns, parameters, tables, names, guards, unwatched, dates, scope })
 }
 
 struct Dependencies {
     tables: BTreeMap<Arc<str>, ColumnMask>,
+    names: BTreeMap<Arc<str>, Vec<String>>,
     unwatched: Option<String>,
 }
 
@@ -92,7 +99,14 @@ fn dependencies(store: &Store, access: &Access) -> Result<Dependencies, LiveErro
             Kind::Other => {}
         }
     }
-    Ok(Dependencies { tables, unwatched })
+    let names = tables.keys().filter_map(|table| match known.get(&**table) {
+        Some(Kind::Table(columns)) => {
+            Some((table.clone(), columns.iter().map(|column| column.0.clone()).collect()))
+        }
+        _ => None,
+    });
+    let names = names.collect();
+    Ok(Dependencies { tables, names, unwatched })
 }
 
 /// What a name stands for.

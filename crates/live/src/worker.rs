@@ -240,10 +240,11 @@ impl Worker {
         if self.read_schema_version()? != self.schema_version {
             return Ok(None);
         }
-        let mut affected = if wanted.everything {
+        let mut affected = if wanted.everything || changes.unknown {
             self.queries.keys().copied().collect()
         } else {
-            self.router.affected(changes)
+            let lookup = |id| self.queries.get(&id).map(|query| (&*query.plan, &query.parameters[..]));
+            self.router.affected(changes, &lookup)
         };
         affected.extend(&wanted.queries);
         let mut outcomes = Vec::new();
@@ -359,7 +360,7 @@ impl Worker {
         let id = QueryId(self.next);
         self.next += 1;
         let shared = Arc::new(Shared::new(id));
-        self.router.add(id, &plan);
+        self.router.add(id, &plan, &parameters);
         self.names.insert(name.clone(), id);
         let weak = Arc::downgrade(&shared);
         let kept = RefCell::default();
@@ -377,7 +378,7 @@ impl Worker {
 
     fn forget(&mut self, id: QueryId) {
         let Some(query) = self.queries.remove(&id) else { return };
-        self.router.remove(id, &query.plan);
+        self.router.remove(id, &query.plan, &query.parameters);
         self.names.remove(&query.name);
         if Arc::strong_count(&query.plan) == 2 {
             // This one and the cache.
@@ -400,7 +401,7 @@ impl Worker {
             let Some(query) = self.queries.get_mut(&id) else { continue };
             match planned {
                 Ok(plan) => {
-                    self.router.add(id, &plan);
+                    self.router.add(id, &plan, &query.parameters);
                     (query.plan, query.broken) = (plan, None);
                 }
                 Err(error) => query.broken = Some(error),

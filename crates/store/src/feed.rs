@@ -53,7 +53,7 @@ impl Origin {
 }
 
 /// A set of columns of a table, by their place in `PRAGMA table_xinfo`. It is exact for the first 63, and counts all others as one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ColumnMask(u64);
 
 impl ColumnMask {
@@ -107,7 +107,7 @@ pub struct RowChange {
     pub new: Option<i64>,
     /// The columns of [`Interest::columns`] that changed, when it was there before and is after.
     pub columns: ColumnMask,
-    /// Before: the values of [`Interest::images`], in ascending order of their places.
+    /// Before: the values of the columns of [`TableChanges::images`].
     pub old_image: Image,
     /// After.
     pub new_image: Image,
@@ -130,8 +130,36 @@ pub enum Image {
 pub struct TableChanges {
     /// The rows, in the order in which they were touched: one may be there several times, also when nothing came of it.
     pub rows: Vec<RowChange>,
+    /// The places of the columns whose values come with the rows, in ascending order. There are more than one feed asked for when
+    /// another asked too, and fewer when it asked later.
+    pub images: Arc<[usize]>,
     /// More may have changed than `rows` says.
     pub beyond: Option<Beyond>,
+}
+
+impl TableChanges {
+    /// Adds the rows of a later commit.
+    fn extend(&mut self, later: &Self) {
+        let known = self.rows.len();
+        self.rows.extend_from_slice(&later.rows);
+        if known == 0 {
+            self.images = later.images.clone();
+        } else if self.images != later.images && !later.rows.is_empty() {
+            // Somebody has asked for others between the two.
+            self.images = Arc::default();
+            self.rows.iter_mut().for_each(RowChange::forget_images);
+        }
+    }
+}
+
+impl RowChange {
+    fn forget_images(&mut self) {
+        for image in [&mut self.old_image, &mut self.new_image] {
+            if matches!(image, Image::Values(_)) {
+                *image = Image::Unknown;
+            }
+        }
+    }
 }
 
 /// What is known of changes whose rows are not told.
@@ -185,7 +213,7 @@ impl Changes {
         for (name, changes) in &later.tables {
             let own = self.tables.entry(name.clone()).or_default();
             if room {
-                own.rows.extend_from_slice(&changes.rows);
+                own.extend(changes);
             } else {
                 let beyond = own.beyond.get_or_insert_default();
                 own.rows.drain(..).for_each(|row| beyond.add(&row));

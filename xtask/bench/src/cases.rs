@@ -1,12 +1,13 @@
 //! The tables of cases, one for each part of the benchmark: the numbers to reach.
 
+use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::case::Basis::{Alone, Extra, Growth, Ratio};
 use crate::case::Goal::{AtMost, Open};
-use crate::case::{Case, Sizes, all, each, only_b, two, wide};
-use crate::database::Side;
-use crate::workload::{bulk, commits, growth, memory, merge, read, size, sync, upkeep, wire, worst};
+use crate::case::{Case, Goal, Sizes, all, each, only_b, two, wide};
+use crate::database::{Setting, Side};
+use crate::workload::{bulk, commits, growth, live, memory, merge, read, size, sync, upkeep, wire, worst};
 
 /// A part of the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -21,6 +22,8 @@ pub(crate) enum Part {
     Worst,
     /// Two replicas over a WebSocket.
     Sync,
+    /// Queries that stay current.
+    Live,
 }
 
 impl Part {
@@ -32,6 +35,7 @@ impl Part {
             Self::Upkeep => "upkeep",
             Self::Worst => "worst",
             Self::Sync => "sync",
+            Self::Live => "live",
         }
     }
 
@@ -43,6 +47,7 @@ impl Part {
             Self::Upkeep => UPKEEP,
             Self::Worst => WORST,
             Self::Sync => SYNC,
+            Self::Live => LIVE,
         }
     }
 }
@@ -72,6 +77,46 @@ const COPY: &[Side] = &[Side::Plain, Side::Opor];
 
 /// Where a table kept by hand would be another program, or take long and tell little.
 const NOT_BY_HAND: &[Side] = &[Side::Plain, Side::CrSqlite, Side::Opor];
+
+/// On a table of its own; a shape has to be named.
+const LIVE: &[Case] = &[
+    live_case(
+        ["P10", "diff-p50", "commit until its diff, a query by = for every ten rows, p50"],
+        MICROS,
+        AtMost(100.0),
+        live::diff_p50,
+    ),
+    live_case(["P10", "diff-p99", "commit until its diff, p99"], MICROS, AtMost(500.0), live::diff_p99),
+    live_case(["P10", "diff-naive", "the same queries, all run again"], MICROS, Open, live::naive),
+    live_case(
+        ["P11", "route-equal", "routing a change, a query by = for every row"],
+        MICROS,
+        AtMost(0.5),
+        live::route_equal,
+    ),
+    live_case(
+        ["P11", "route-range", "routing a change, a query by range for every row"],
+        MICROS,
+        AtMost(3.0),
+        live::route_range,
+    ),
+    live_case(
+        ["P12", "disjoint", "a writer beside 50 queries of other columns"],
+        TIMES,
+        AtMost(1.10),
+        live::disjoint,
+    ),
+    live_case(["P10", "binding", "memory of one more open query"], BYTES, AtMost(400.0), live::memory),
+];
+
+const fn live_case(
+    names: [&'static str; 3],
+    unit: &'static str,
+    goal: Goal,
+    measure: fn(&Setting<'_>, Side) -> Result<f64>,
+) -> Case {
+    Case::new(names, Alone(unit), only_b(goal), measure).sides(OPOR).own_process()
+}
 
 const STORE: &[Case] = &[
     Case::new(["P1", "insert", "insert, one transaction"], Ratio, all(1.25), bulk::insert).instructions(1.10),

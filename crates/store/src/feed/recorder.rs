@@ -244,13 +244,22 @@ impl Log {
     fn into_changes(self) -> Changes {
         let mut changes = Changes::default();
         let names: Vec<_> = self.tables.iter().map(|table| table.name.clone()).collect();
+        let interest = |name: &Arc<str>| self.watch.as_ref().and_then(|watch| watch.tables.get(name));
+        let images: Vec<Arc<[usize]>> = names
+            .iter()
+            .map(|name| interest(name).map_or_else(Arc::default, |interest| interest.images[..].into()))
+            .collect();
         for table in self.tables {
             if table.beyond.is_some() {
                 changes.tables.entry(table.name).or_default().beyond = table.beyond;
             }
         }
         for (table, row) in self.rows {
-            changes.tables.entry(names[table].clone()).or_default().rows.push(row);
+            let changes = changes.tables.entry(names[table].clone()).or_default();
+            if changes.rows.is_empty() {
+                changes.images = images[table].clone();
+            }
+            changes.rows.push(row);
         }
         changes
     }
