@@ -44,7 +44,7 @@ fn the_change_log_is_what_the_model_says() {
 #[test]
 fn places_that_taken_back_inserts_used_stay_used() {
     for shape in 0..SHAPES.len() {
-        for history in ["i", "idi", "nidi", "n", "nd", "(i)i", "id(i)i", "((i)i)n", "i(d)"] {
+        for history in ["i", "idi", "nidi", "n", "nd", "(i)i", "id(i)i", "((i)i)n", "i(d)", "ir", "i(rr)r"] {
             let mut twin = Twin::new(9_001);
             twin.failures = false;
             let (row, other, last) = (twin.row_of(shape), twin.row_of(shape), twin.row_of(shape));
@@ -57,6 +57,7 @@ fn places_that_taken_back_inserts_used_stay_used() {
                 match step {
                     'i' => twin.inside(&row.0),
                     'd' => twin.inside(&row.1),
+                    'r' => twin.inside(&replacing(&row.0)),
                     'n' => twin.inside(&other.0),
                     '(' => twin.savepoint("inner"),
                     _ => twin.rollback_to("inner"),
@@ -258,6 +259,12 @@ impl Twin {
         let from = self.history.len().saturating_sub(30);
         format!("last of {} statements:\n{}", self.history.len(), self.history[from..].join("\n"))
     }
+}
+
+/// The same insert, of a row that is there.
+fn replacing(statement: &Statement) -> Statement {
+    let Statement::Insert { shape, rows, .. } = statement else { panic!("{statement:?} is no insert") };
+    Statement::Insert { shape: *shape, mode: InsertMode::Replace, rows: rows.clone() }
 }
 
 /// The same log with places renumbered from 0 within each version.

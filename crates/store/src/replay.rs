@@ -59,7 +59,10 @@ pub(crate) fn seqs_of(catalog: &Catalog, note: &Note) -> u64 {
         Note::Updates { count, cols, .. } => u64::from(*count) * u64::from(cols.len()),
         Note::Delete { .. } => 1,
         Note::Deletes { count, .. } => u64::from(*count),
-        Note::Replace { table, .. } => 1 + width(*table),
+        // One for the sentinel, be there one or not; all that a table of keys alone has.
+        Note::Replace { table, .. } => {
+            1 + catalog.table_by_id(*table).map_or(0, |table| table.columns.len() as u64)
+        }
         Note::Move { cols, .. } => 2 + u64::from(cols.len()),
         Note::SkipSeqs(seqs) => *seqs,
         Note::Undone { places, .. } => *places,
