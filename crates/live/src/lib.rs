@@ -49,6 +49,7 @@ mod error;
 mod explain;
 mod guard;
 mod index;
+mod joined;
 mod live;
 mod options;
 mod order;

@@ -10,7 +10,7 @@ use crate::access::{Access, Listener};
 use crate::error::LiveError;
 use crate::guard::{Guards, guards};
 use crate::scope::{Known, Scope, Unscoped};
-use crate::{order, volatile};
+use crate::{joined, order, volatile};
 
 /// Virtual tables that compute what they are asked for from their arguments alone.
 const PURE_MODULES: [&str; 2] = ["json_each", "json_tree"];
@@ -57,7 +57,10 @@ pub(crate) fn plan(store: &Store, listener: &Listener, sql: &str) -> Result<Plan
         return Err(LiveError::NotReadOnly);
     }
     let dates = volatile::check(store, sql, &access)?;
-    let Dependencies { mut tables, names, unwatched } = dependencies(store, &access)?;
+    let Dependencies { mut tables, names, mut unwatched } = dependencies(store, &access)?;
+    if joined::extend(store, sql, &access, &mut tables)? && unwatched.is_none() {
+        unwatched = Some("a virtual table".to_owned());
+    }
     let parameters: Vec<String> = parameters;
     let matches = ["like", "glob"].iter().any(|name| access.functions.contains(*name));
     order::extend(store, sql, matches && !parameters.is_empty(), &mut tables)?;

@@ -1,6 +1,7 @@
 //! Functions whose results change although the database does not.
 
 use opor_store::Store;
+use opor_store::rusqlite::Error;
 use sqlite3_parser::dialect::TokenType;
 use sqlite3_parser::lexer::Scanner;
 use sqlite3_parser::lexer::sql::Tokenizer;
@@ -35,6 +36,16 @@ pub(crate) fn check(store: &Store, sql: &str, access: &Access) -> Result<bool, L
     let Some(date) = access.functions.iter().find(|name| DATES.contains(&name.as_str())) else {
         return Ok(false);
     };
+    let texts = texts(store, sql, access)?;
+    match texts.iter().find_map(|text| now(text)) {
+        Some(function) => Err(refused(&function)),
+        None if says_now(store, sql)? => Err(refused(date)),
+        None => Ok(true),
+    }
+}
+
+/// The statement, and the views that it sees through.
+pub(crate) fn texts(store: &Store, sql: &str, access: &Access) -> Result<Vec<String>, Error> {
     let mut texts = vec![sql.to_owned()];
     for view in &access.views {
         let mut found =
@@ -42,11 +53,7 @@ pub(crate) fn check(store: &Store, sql: &str, access: &Access) -> Result<bool, L
         let found = found.query_map([view], |row| row.get(0))?;
         texts.extend(found.collect::<Result<Vec<String>, _>>()?);
     }
-    match texts.iter().find_map(|text| now(text)) {
-        Some(function) => Err(refused(&function)),
-        None if says_now(store, sql)? => Err(refused(date)),
-        None => Ok(true),
-    }
+    Ok(texts)
 }
 
 /// Whether the word is among the constants of the program that SQLite makes of a statement.
@@ -97,7 +104,7 @@ fn now(sql: &str) -> Option<String> {
     None
 }
 
-fn tokens(sql: &str) -> Option<Vec<(TokenType, String)>> {
+pub(crate) fn tokens(sql: &str) -> Option<Vec<(TokenType, String)>> {
     let mut scanner = Scanner::new(Tokenizer::new());
     let mut tokens = Vec::new();
     loop {

@@ -248,6 +248,34 @@ fn a_key_that_is_not_unique_is_an_error_of_the_subscription() {
     assert_eq!(rows(block_on(diffs.next())).len(), 1, "the diff leads from the last result there was");
 }
 
+/// SQLite's authorizer names a column that USING compares nowhere, nor a table of which that is all that is read.
+#[test]
+fn columns_that_a_join_compares_by_name_count() {
+    let place = Place::new();
+    place.write(
+        "INSERT INTO todos(id, title) VALUES (1, 'a'), (2, 'b'); CREATE TABLE tags(title TEXT, tag TEXT)",
+    );
+    place.write("INSERT INTO tags VALUES ('a', 'x')");
+    place.write("CREATE VIEW tagged AS SELECT tag FROM tags NATURAL JOIN todos");
+    let using = "SELECT tag FROM tags JOIN todos USING (title)";
+    for sql in [using, "SELECT tag FROM tags NATURAL JOIN todos", "SELECT tag FROM tagged"] {
+        let subscription = block_on(place.live.query::<String>(sql).subscribe()).expect("it subscribes");
+        let seen = |wanted: &[&str]| {
+            place.settle();
+            assert_eq!(subscription.current().expect("a result").rows, wanted, "{sql}");
+        };
+        seen(&["x"]);
+        place.write("UPDATE todos SET title = 'c' WHERE id = 1");
+        seen(&[]);
+        place.write("UPDATE tags SET title = 'c'");
+        seen(&["x"]);
+        place.write("DELETE FROM todos WHERE id = 1");
+        seen(&[]);
+        place.write("INSERT INTO todos(id, title) VALUES (1, 'a'); UPDATE tags SET title = 'a'");
+        seen(&["x"]);
+    }
+}
+
 #[test]
 fn the_schema_may_move() {
     let place = Place::new();
