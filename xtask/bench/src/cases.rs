@@ -89,13 +89,13 @@ const LIVE: &[Case] = &[
     live_case(["P10", "diff-p99", "commit until its diff, p99"], MICROS, AtMost(500.0), live::diff_p99),
     live_case(["P10", "diff-naive", "the same queries, all run again"], MICROS, Open, live::naive),
     live_case(
-        ["P11", "route-equal", "routing a change, a query by = for every row"],
+        ["P11", "route-equal", "routing a change: added by a query by = for every row"],
         MICROS,
         AtMost(0.5),
         live::route_equal,
     ),
     live_case(
-        ["P11", "route-range", "routing a change, a query by range for every row"],
+        ["P11", "route-range", "routing a change: added by a query by range for every row"],
         MICROS,
         AtMost(3.0),
         live::route_range,
