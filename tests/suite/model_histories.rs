@@ -44,7 +44,10 @@ fn the_change_log_is_what_the_model_says() {
 #[test]
 fn places_that_taken_back_inserts_used_stay_used() {
     for shape in 0..SHAPES.len() {
-        for history in ["i", "idi", "nidi", "n", "nd", "(i)i", "id(i)i", "((i)i)n", "i(d)", "ir", "i(rr)r"] {
+        for history in [
+            "i", "idi", "nidi", "n", "nd", "(i)i", "id(i)i", "((i)i)n", "i(d)", "ir", "i(rr)r", "nx(n)",
+            "nx(n)n",
+        ] {
             let mut twin = Twin::new(9_001);
             twin.failures = false;
             let (row, other, last) = (twin.row_of(shape), twin.row_of(shape), twin.row_of(shape));
@@ -59,6 +62,7 @@ fn places_that_taken_back_inserts_used_stay_used() {
                     'd' => twin.inside(&row.1),
                     'r' => twin.inside(&replacing(&row.0)),
                     'n' => twin.inside(&other.0),
+                    'x' => twin.inside(&other.1),
                     '(' => twin.savepoint("inner"),
                     _ => twin.rollback_to("inner"),
                 }
