@@ -16,7 +16,9 @@ async fn listening(at: &Replica, network: &MemoryNetwork, name: &str) -> Replica
 }
 
 async fn linked(at: &Replica, network: &MemoryNetwork, name: &str, to: &str) -> Replicator {
-    at.sync().peer(network.dialer(name, to)).start().await.expect("it starts")
+    // It tells at once that it has nothing else.
+    let timeouts = Timeouts { cursor_ms: 1, ..Timeouts::default() };
+    at.sync().timeouts(timeouts).peer(network.dialer(name, to)).start().await.expect("it starts")
 }
 
 /// Of whom a snapshot is merged next.
@@ -43,7 +45,8 @@ async fn check_order(desk: (&Replica, &mut SyncEvents), phone: (&Replica, &mut S
     assert_eq!(installed(greater.1).await, less);
 }
 
-/// Waits until one has pulled all that the other has committed. What is deleted after that was here.
+/// Waits until one has pulled all that the other has committed. What is deleted after that was here; and a delete that is
+/// forgotten after that does not come back, as it would with what the other was sending meanwhile.
 async fn has_pulled_all(replica: &Replica, events: &mut SyncEvents, peer: &Replica) {
     let site = peer.site().await;
     let pulled =
@@ -69,12 +72,14 @@ async fn strangers_that_have_both_forgotten_deletes_meet() {
     desk.write("DELETE FROM todos WHERE id < 3").await;
     friend.holds(&[(3, "salt"), (4, "tea")]).await;
     is_live(&at_friend.peers()[0]).await;
+    let mut desk_events = at_desk.events();
+    has_pulled_all(&desk, &mut desk_events, &friend).await;
     desk.forget_deletes().await;
     phone.write("INSERT INTO todos(id, title) VALUES (1, 'of the phone'), (8, 'gone'), (9, 'kept')").await;
     phone.write("DELETE FROM todos WHERE id = 8").await;
     phone.forget_deletes().await;
 
-    let (mut desk_events, at_phone) = (at_desk.events(), linked(&phone, &network, "phone", "desk").await);
+    let at_phone = linked(&phone, &network, "phone", "desk").await;
     check_order((&desk, &mut desk_events), (&phone, &mut at_phone.events())).await;
     let all = [(1, "of the phone"), (3, "salt"), (4, "tea"), (9, "kept")];
     for replica in [&desk, &phone, &friend] {
@@ -101,10 +106,7 @@ async fn replicas_that_are_behind_each_other_get_in_step() {
     let (desk, friend, phone) = (Replica::new().await, Replica::new().await, Replica::new().await);
     let at_desk = listening(&desk, &network, "desk").await;
     let at_friend = linked(&friend, &network, "friend", "desk").await;
-    // The phone tells at once that it has nothing else.
-    let timeouts = Timeouts { cursor_ms: 1, ..Timeouts::default() };
-    let at_phone = phone.sync().timeouts(timeouts).peer(network.dialer("phone", "desk")).start();
-    let (at_phone, mut desk_events) = (at_phone.await.expect("it starts"), at_desk.events());
+    let (at_phone, mut desk_events) = (linked(&phone, &network, "phone", "desk").await, at_desk.events());
     desk.write(ROWS).await;
     phone.write("INSERT INTO todos(id, title) VALUES (5, 'of the phone'), (6, 'too'), (7, 'more')").await;
     let all =
@@ -121,6 +123,7 @@ async fn replicas_that_are_behind_each_other_get_in_step() {
     )
     .await;
     friend.holds(&[(3, "salt"), (4, "black tea"), (6, "two"), (7, "more")]).await;
+    has_pulled_all(&desk, &mut desk_events, &friend).await;
     desk.forget_deletes().await;
     phone.write("DELETE FROM todos WHERE id IN (3, 6)").await;
     phone.write("UPDATE todos SET title = 'oat milk' WHERE id = 1").await;
@@ -150,7 +153,8 @@ async fn who_learnt_of_forgotten_deletes_holds_those_who_have_not() {
     let (third, fourth) = (Replica::new().await, Replica::new().await);
     let (at_second, at_third) =
         (listening(&second, &network, "second").await, listening(&third, &network, "third").await);
-    let at_first = linked(&first, &network, "first", "second").await;
+    let (at_first, mut second_events) =
+        (linked(&first, &network, "first", "second").await, at_second.events());
     let from_third = linked(&third, &network, "from third", "second").await;
     let at_fourth = linked(&fourth, &network, "fourth", "third").await;
     second.write("INSERT INTO todos(id, title) VALUES (3, 'salt')").await;
@@ -163,6 +167,7 @@ async fn who_learnt_of_forgotten_deletes_holds_those_who_have_not() {
     second.write("DELETE FROM todos WHERE id = 1").await;
     second.write("INSERT INTO todos(id, title) VALUES (4, 'tea')").await;
     first.holds(&[(3, "salt"), (4, "tea")]).await;
+    has_pulled_all(&second, &mut second_events, &first).await;
     second.forget_deletes().await;
     fourth.write("INSERT INTO todos(id, title) VALUES (1, 'of the fourth')").await;
 
