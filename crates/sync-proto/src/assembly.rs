@@ -51,6 +51,11 @@ impl<H> Assembly<H> {
         self.bytes.len() as u64 == self.len
     }
 
+    /// How many bytes are still to come.
+    pub(crate) fn rest(&self) -> u64 {
+        self.len - self.bytes.len() as u64
+    }
+
     /// How many bytes are there.
     pub(crate) fn held(&self) -> usize {
         self.bytes.len()

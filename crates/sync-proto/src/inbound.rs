@@ -2,6 +2,10 @@
 //!
 //! What came is applied in order, one item at a time, and acknowledged once the driver says that it is durable. The
 //! credit of the peer is what is not in use of the window, so what waits here has a limit in bytes, and one in items.
+//!
+//! An acknowledgement overtakes nothing. What this side read of its log before it merged something goes first; credit goes at
+//! once, so that it can. And what the peer acknowledges counts when all is applied that came before. So whoever drops
+//! tombstones that are acknowledged does not meet changes which the peer read before it learnt of the deletes.
 
 use std::collections::VecDeque;
 
@@ -30,6 +34,11 @@ pub(crate) struct Inbound {
     feed: Feed,
     /// The request that the peer has to be sent.
     ask: Option<Ask>,
+    /// The request is for the log after a snapshot, and so an acknowledgement.
+    ask_waits: bool,
+    has_asked: bool,
+    /// What the peer acknowledged, and the items that have to be applied first.
+    acknowledged: VecDeque<(u64, Cursor)>,
     partial: Option<Assembly<Head>>,
     /// Since when the partial item has not grown.
     partial_since: Option<MonoMillis>,
@@ -40,6 +49,8 @@ pub(crate) struct Inbound {
     /// Items that are durable, in all, and what of it the peer has been told.
     items_applied: u64,
     items_told: u64,
+    /// Items that may be acknowledged, in all: nothing that is older waits to be sent to the peer.
+    items_settled: u64,
     bytes_received: u64,
     bytes_applied: u64,
     limit_told: u64,
@@ -112,7 +123,7 @@ struct Applying {
 #[derive(Debug)]
 enum Then {
     /// An acknowledgement of an item of so many bytes.
-    Ack { bytes: u64, done: bool },
+    Ack { bytes: u64, done: bool, is_of_log: bool },
     /// The log after the snapshot.
     Pull(Cursor),
 }
@@ -127,6 +138,9 @@ impl Inbound {
             last_short: LastShort::default(),
             feed: Feed::Silent,
             ask: None,
+            ask_waits: false,
+            has_asked: false,
+            acknowledged: VecDeque::new(),
             partial: None,
             partial_since: None,
             waiting: VecDeque::new(),
@@ -134,6 +148,7 @@ impl Inbound {
             items_begun: 0,
             items_applied: 0,
             items_told: 0,
+            items_settled: 0,
             bytes_received: 0,
             bytes_applied: 0,
             limit_told: 0,
@@ -154,6 +169,9 @@ impl Inbound {
     /// When something is.
     pub(crate) fn ask(&mut self, ask: Ask) {
         assert!(matches!(self.feed, Feed::Silent), "the peer is asked anew only when it is behind");
+        // What is read of the log here before the first time is all later than what it acknowledges.
+        self.ask_waits = self.has_asked && matches!(ask, Ask::Log(Some(_)));
+        self.has_asked = true;
         self.feed = match &ask {
             Ask::Log(_) => {
                 self.waits = false;
@@ -334,12 +352,13 @@ impl Inbound {
         }
         let (work, then) = match self.waiting.pop_front()? {
             Job::Item { head, len, bytes } => {
+                let is_of_log = matches!(head, Head::Changes { .. });
                 let (work, done) = match head {
                     Head::Changes { cursor, done, .. } => (Work::Changes { changeset: bytes, cursor }, done),
                     Head::Offer(offer) => (Work::Offer { offer, manifest: bytes }, false),
                     Head::Chunk { index } => (Work::Chunk { index, bytes }, false),
                 };
-                (work, Then::Ack { bytes: len, done })
+                (work, Then::Ack { bytes: len, done, is_of_log })
             }
             Job::Install(offer) => {
                 let cursor = offer.cursor.clone();
@@ -366,7 +385,10 @@ impl Inbound {
             requests.note(version);
         }
         match then {
-            Then::Ack { bytes, done } => {
+            Then::Ack { bytes, done, is_of_log } => {
+                if !is_of_log && self.items_settled == self.items_applied {
+                    self.items_settled += 1;
+                }
                 self.items_applied += 1;
                 self.bytes_applied += bytes;
                 self.caught_up |= done;
@@ -393,9 +415,33 @@ impl Inbound {
         applying.then
     }
 
-    /// How much the peer may send in all. What came and is not durable fills the window.
+    /// How much the peer may send in all. What came and is not durable fills the window. What has begun comes to its end even
+    /// where it will be refused: the peer acknowledges nothing before.
     fn limit(&self) -> u64 {
-        if self.is_held { self.limit_told } else { self.bytes_applied.saturating_add(self.window) }
+        if self.is_held {
+            let rest = self.partial.as_ref().map_or(0, Assembly::rest);
+            return self.limit_told.max(self.bytes_received + rest);
+        }
+        self.bytes_applied.saturating_add(self.window)
+    }
+
+    /// Whether an acknowledgement waits for what is older; and whether it is the request for the log after a snapshot.
+    pub(crate) fn holds_back(&self) -> (bool, bool) {
+        let asks = self.ask.is_some() && self.ask_waits;
+        (asks || self.items_settled < self.items_applied, asks)
+    }
+
+    /// Nothing older than what is applied waits to be sent.
+    pub(crate) fn settle(&mut self) {
+        self.items_settled = self.items_applied;
+        self.ask_waits = false;
+    }
+
+    /// The peer has acknowledged something.
+    pub(crate) fn acknowledged(&mut self, cursor: Cursor) {
+        let whole = self.items_begun - u64::from(self.partial.is_some());
+        self.acknowledged.pop_back_if(|(after, _)| *after == whole);
+        self.acknowledged.push_back((whole, cursor));
     }
 
     /// Gives the peer no more credit than it has.
@@ -417,7 +463,7 @@ impl Inbound {
     /// The next frame: an acknowledgement, or what is asked.
     pub(crate) fn poll_send(&mut self, count: u8) -> Option<Vec<u8>> {
         let limit = self.limit();
-        if let Some(ask) = self.ask.take() {
+        if let Some(ask) = self.ask.take_if(|_| !self.ask_waits) {
             self.limit_told = limit;
             self.credit_due = false;
             return Some(match ask {
@@ -425,19 +471,24 @@ impl Inbound {
                 Ask::Snapshot(resume) => Message::Fetch { resume, limit }.to_bytes(count),
             });
         }
-        let credit_due = std::mem::take(&mut self.credit_due);
-        if self.items_applied == self.items_told && !credit_due {
+        let lags = self.items_settled < self.items_applied || self.is_held;
+        let credit_due = std::mem::take(&mut self.credit_due) || (lags && limit > self.limit_told);
+        if self.items_settled == self.items_told && !credit_due {
             return None;
         }
-        self.items_told = self.items_applied;
+        self.items_told = self.items_settled;
         self.limit_told = limit;
-        Some(Message::Ack { items: self.items_applied, limit }.to_bytes(count))
+        Some(Message::Ack { items: self.items_settled, limit }.to_bytes(count))
     }
 
     /// The next thing to know.
     pub(crate) fn poll_event(&mut self) -> Option<Event> {
         if std::mem::take(&mut self.caught_up) {
             return Some(Event::CaughtUp);
+        }
+        let is_applied = |(after, _): &mut (u64, Cursor)| *after <= self.items_applied;
+        if let Some((_, cursor)) = self.acknowledged.pop_front_if(is_applied) {
+            return Some(Event::Acknowledged(cursor));
         }
         // The driver decides how to go on from what it holds; and a peer that offers and takes back in turns has no more
         // than one offer waiting here.

@@ -2,6 +2,9 @@
 //!
 //! One item is in hand at a time: it is read, cut into frames, sent, and only then is the next one read. So however
 //! slow the peer is, what waits here is one item.
+//!
+//! What is read and not sent is older than what is merged meanwhile, and the peer must not hear of that first: the other half
+//! holds its acknowledgements back as long as [`Outbound::is_owed`] says so.
 
 use std::collections::VecDeque;
 
@@ -90,6 +93,8 @@ struct Log {
     more: bool,
     /// How many changes to read at most: fewer after a piece that was too large for the peer.
     changes_max: usize,
+    /// The credit there was when an item was put back for want of it. With more the log is read again.
+    short_of: Option<u64>,
     /// Whether the peer has been told once that it has all.
     caught_up: bool,
     /// Since when the peer does not know that the cursor moved.
@@ -103,11 +108,13 @@ struct Item {
     bytes: Vec<u8>,
     sent: usize,
     begun: bool,
+    /// Where the log was before it was read, and whether the peer had been told once that it has all.
+    before: (Option<Cursor>, bool),
 }
 
 #[derive(Debug)]
 enum Head {
-    Changes { cursor: Cursor, done: bool, delta: bool },
+    Changes { cursor: Cursor, done: bool },
     Offer(Offer),
     Chunk { index: u64 },
 }
@@ -148,6 +155,7 @@ impl Outbound {
             cursor,
             more: true,
             changes_max: self.changes_max,
+            short_of: None,
             caught_up: false,
             untold_since: None,
         });
@@ -244,7 +252,7 @@ impl Outbound {
                 assert!(offer.first <= first_max, "a snapshot begins where the peer can go on, or at 0");
                 assert!(offer.first < offer.chunks, "a snapshot has a chunk to send");
                 self.source = Source::Snapshot { next: offer.first, offer: offer.clone() };
-                self.take_in_hand(Head::Offer(offer), manifest, now)
+                self.take_in_hand(Head::Offer(offer), manifest, (None, false), now)
             }
             (Source::Opening { .. }, Found::NoSnapshot | Found::Behind)
             | (Source::Snapshot { .. }, Found::NoSnapshot | Found::Behind) => {
@@ -254,7 +262,7 @@ impl Outbound {
             (Source::Snapshot { next, .. }, Found::Chunk(bytes)) => {
                 let head = Head::Chunk { index: *next };
                 *next += 1;
-                self.take_in_hand(head, bytes, now)
+                self.take_in_hand(head, bytes, (None, false), now)
             }
             (source, found) => panic!("{found:?} is no answer to what was read for {source:?}"),
         }
@@ -283,7 +291,7 @@ impl Outbound {
         }
         log.changes_max = log.changes_max.saturating_mul(2).min(self.changes_max);
         log.more |= !done;
-        log.cursor = Some(cursor.clone());
+        let before = (log.cursor.replace(cursor.clone()), log.caught_up);
         let first_end = done && !log.caught_up;
         log.caught_up |= done;
         if changeset.is_empty() && !first_end {
@@ -291,21 +299,47 @@ impl Outbound {
             return Ok(());
         }
         log.untold_since = None;
-        let (changeset, delta) = match &mut self.last_short {
-            Some(last) => last.tell(changeset),
-            None => (changeset, false),
-        };
-        self.take_in_hand(Head::Changes { cursor, done, delta }, changeset, now)
+        self.take_in_hand(Head::Changes { cursor, done }, changeset, before, now)
     }
 
-    fn take_in_hand(&mut self, head: Head, bytes: Vec<u8>, now: MonoMillis) -> Result<(), CloseReason> {
+    fn take_in_hand(
+        &mut self,
+        head: Head,
+        bytes: Vec<u8>,
+        before: (Option<Cursor>, bool),
+        now: MonoMillis,
+    ) -> Result<(), CloseReason> {
         let (len, max) = (bytes.len() as u64, self.item_max);
         if len > max {
             return Err(CloseReason::TooLarge { len, max });
         }
         self.waiting_since.get_or_insert(now);
-        self.item = Some(Item { head, bytes, sent: 0, begun: false });
+        self.item = Some(Item { head, bytes, sent: 0, begun: false, before });
         Ok(())
+    }
+
+    /// Whether there is something of the log that was read and is not sent as a whole.
+    pub(crate) fn is_owed(&self) -> bool {
+        let in_hand = self.item.as_ref().is_some_and(|item| matches!(item.head, Head::Changes { .. }));
+        in_hand || (self.reading.is_some() && !self.looks && matches!(self.source, Source::Log(_)))
+    }
+
+    /// Puts what is in hand of the log back, to be read anew, if nothing of it is sent and there is no credit for it; or in any
+    /// case, for a peer that takes nothing of what was read before.
+    pub(crate) fn put_back(&mut self, whatever: bool) {
+        let Source::Log(log) = &mut self.source else { return };
+        let credit = self.limit - self.bytes_sent;
+        let (payload_max, limit) = (self.payload_max, self.limit);
+        let goes = |item: &mut Item| {
+            let is_short = item.bytes.len().min(payload_max) as u64 > credit;
+            !item.begun && matches!(item.head, Head::Changes { .. }) && (whatever || is_short)
+        };
+        let Some(item) = self.item.take_if(goes) else { return };
+        (log.cursor, log.caught_up) = item.before;
+        (log.more, log.short_of) = (true, Some(limit).filter(|_| !whatever));
+        if self.unacked.is_empty() {
+            self.waiting_since = None;
+        }
     }
 
     /// Whether another item may be under way.
@@ -327,7 +361,9 @@ impl Outbound {
         let standoff = looks && stance.holds;
         let is_unchecked = |log: &Log| log.held.is_some() || (standoff && !log.is_weighed);
         let is_idle = match &self.source {
-            Source::Log(log) => looks && !is_unchecked(log),
+            Source::Log(log) => {
+                (looks && !is_unchecked(log)) || log.short_of.is_some_and(|limit| self.limit <= limit)
+            }
             Source::Idle { .. } | Source::Opening { .. } | Source::Snapshot { .. } => {
                 self.limit == self.bytes_sent
             }
@@ -337,7 +373,7 @@ impl Outbound {
         }
         let wanted = match &mut self.source {
             Source::Log(log) if log.more => {
-                log.more = false;
+                (log.more, log.short_of) = (false, None);
                 log.is_weighed |= standoff;
                 Wanted::Log {
                     cursor: log.cursor.clone(),
@@ -378,16 +414,25 @@ impl Outbound {
     /// The next part of the item in hand, if there is credit for it.
     fn poll_part(&mut self, count: u8, now: MonoMillis) -> Option<Vec<u8>> {
         let item = self.item.as_mut()?;
-        let end = item.bytes.len().min(item.sent + self.payload_max);
-        let payload = &item.bytes[item.sent..end];
-        if payload.len() as u64 > self.limit - self.bytes_sent {
+        let is_affordable = |item: &Item| {
+            let payload = self.payload_max.min(item.bytes.len() - item.sent);
+            payload as u64 <= self.limit - self.bytes_sent
+        };
+        if !is_affordable(item) {
             return None;
         }
+        let mut is_delta = false;
+        if let (Head::Changes { .. }, false, Some(last)) = (&item.head, item.begun, &mut self.last_short) {
+            // Not before: what is put back the peer never hears.
+            (item.bytes, is_delta) = last.tell(std::mem::take(&mut item.bytes));
+        }
+        let end = item.bytes.len().min(item.sent + self.payload_max);
+        let payload = &item.bytes[item.sent..end];
         let (number, len) = (self.items_sent, item.bytes.len() as u64);
         let message = match &item.head {
             _ if item.begun => Message::Part { number, offset: item.sent as u64, payload },
-            Head::Changes { cursor, done, delta } => {
-                let (cursor, done, delta) = (cursor.clone(), *done, *delta);
+            Head::Changes { cursor, done } => {
+                let (cursor, done, delta) = (cursor.clone(), *done, is_delta);
                 Message::Changes { number, len, cursor, done, delta, payload }
             }
             Head::Offer(offer) => Message::Offer { number, len, offer: offer.clone(), payload },
@@ -442,7 +487,8 @@ impl Outbound {
         log.untold_since = None;
         let (cursor, done) = (log.cursor.clone(), !log.more);
         if let Some(cursor) = cursor {
-            let taken = self.take_in_hand(Head::Changes { cursor, done, delta: false }, Vec::new(), now);
+            let before = (log.cursor.clone(), log.caught_up);
+            let taken = self.take_in_hand(Head::Changes { cursor, done }, Vec::new(), before, now);
             assert_eq!(taken, Ok(()), "an item without bytes is never too large");
         }
     }

@@ -267,11 +267,17 @@ impl Session {
         if let Some((req, work)) = halves.inbound.poll_apply(requests) {
             return Some(Output::Apply { req, work });
         }
+        if let Some(cursor) = halves.outbound.poll_acknowledged() {
+            halves.inbound.acknowledged(cursor);
+        }
         if let Some(event) = halves.inbound.poll_event() {
             return Some(Output::Event(event));
         }
-        if let Some(cursor) = halves.outbound.poll_acknowledged() {
-            return Some(Output::Event(Event::Acknowledged(cursor)));
+        if let (true, asks) = halves.inbound.holds_back() {
+            halves.outbound.put_back(asks);
+            if !halves.outbound.is_owed() {
+                halves.inbound.settle();
+            }
         }
         let (req, wanted) = halves.outbound.poll_read(requests, halves.inbound.stance())?;
         Some(Output::Read { req, wanted })

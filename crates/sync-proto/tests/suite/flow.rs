@@ -161,6 +161,97 @@ fn nothing_is_acknowledged_before_it_is_durable() {
     );
 }
 
+/// What this side read before it merged something goes before the acknowledgement of that: it may be an edit of a row whose
+/// delete it has only now merged. The credit does not wait, so neither side waits for the other.
+#[test]
+fn an_acknowledgement_does_not_overtake_what_was_read_before() {
+    let mut lone = Lone::open();
+    let window = config().window as u64;
+    let Output::Read { req: read, .. } = lone.poll() else { panic!("nothing is read") };
+    lone.say(changes(0, 3, b"abc"));
+    let (req, _) = lone.apply();
+    lone.input(Input::Applied { req, version: None });
+    assert_eq!(lone.poll(), Output::Event(Event::CaughtUp));
+    lone.check_said(Message::Ack { items: 0, limit: 3 + window });
+    assert_eq!(lone.session.poll_output(), None);
+    let found = Found::Batch { changeset: vec![7; 20_000], cursor: cursor("9@1"), done: true };
+    lone.input(Input::Read { req: read, found });
+    let parts = [lone.frame(), lone.frame()].map(|frame| decode(&frame).map(|told| format!("{told:?}")));
+    assert!(parts[0].as_ref().is_ok_and(|told| told.contains("Changes")), "{parts:?}");
+    assert!(parts[1].as_ref().is_ok_and(|told| told.contains("Part")), "{parts:?}");
+    lone.check_said(Message::Ack { items: 1, limit: 3 + window });
+    // What is read afterwards is newer, and waited for by nobody.
+    lone.input(Input::LocalCommit);
+    assert!(matches!(lone.poll(), Output::Read { .. }));
+}
+
+/// What is read and cannot be sent for want of credit is put back, and read anew when there is some: by then it is newer.
+#[test]
+fn what_there_is_no_credit_for_is_put_back_for_an_acknowledgement() {
+    let mut lone = Lone::open_with(config(), hello(), 10);
+    lone.find_batch(5_000, "9@1", true);
+    assert_eq!(lone.session.poll_output(), None, "more than the peer takes now");
+    lone.say(changes(0, 3, b"abc"));
+    let (req, _) = lone.apply();
+    lone.input(Input::Applied { req, version: Some(DbVersion(4)) });
+    assert_eq!(lone.poll(), Output::Event(Event::CaughtUp));
+    lone.check_said(Message::Ack { items: 1, limit: 3 + config().window as u64 });
+    assert_eq!((lone.session.poll_output(), lone.session.held()), (None, (0, 0)));
+    lone.say(Message::Ack { items: 0, limit: 10 });
+    assert_eq!(lone.session.poll_output(), None, "not read again and again");
+    lone.say(Message::Ack { items: 0, limit: 5_000 });
+    let Output::Read { req, wanted: Wanted::Log { cursor: from, echoes, .. } } = lone.poll() else {
+        panic!("not read")
+    };
+    assert_eq!((from, echoes.has(DbVersion(4))), (None, true));
+    let found = Found::Batch { changeset: Vec::new(), cursor: cursor("9@1"), done: true };
+    lone.input(Input::Read { req, found });
+    let (number, len, done, delta, payload) = (0, 0, true, false, &[][..]);
+    lone.check_said(Message::Changes { number, len, cursor: cursor("9@1"), done, delta, payload });
+}
+
+/// An item that has begun comes to its end, even when its peer takes nothing more: else neither would acknowledge anything.
+#[test]
+fn what_has_begun_gets_the_credit_for_its_end() {
+    let mut lone = Lone::open();
+    lone.find_batch(0, "0@1", true);
+    lone.frame();
+    let payload = [0; 16_000];
+    (0..6).for_each(|number| lone.say(changes(number, 16_000, &payload)));
+    lone.say(changes(6, 20_000, &payload[..6_000]));
+    lone.input(Input::Hold);
+    for _ in 0..6 {
+        let (req, _) = lone.apply();
+        lone.input(Input::Applied { req, version: None });
+    }
+    lone.drain();
+    lone.say(Message::Part { number: 6, offset: 6_000, payload: &payload[..14_000] });
+    lone.apply();
+    lone.say(changes(7, 16_000, &payload));
+    lone.check_violation(Violation::CreditOverrun { sent: 132_000, limit: 116_000 });
+}
+
+/// What the peer acknowledges counts when everything is applied that it sent before: so nobody drops the tombstones of
+/// deletes that changes have still to meet.
+#[test]
+fn what_came_before_an_acknowledgement_is_applied_before_it_counts() {
+    let mut lone = Lone::open();
+    lone.find_batch(10, "5@1", true);
+    lone.frame();
+    for number in 0..2 {
+        lone.say(changes(number, 3, b"abc"));
+    }
+    lone.say(Message::Ack { items: 1, limit: 1 << 20 });
+    // What begins after it does not matter.
+    lone.say(changes(2, 9, b"abc"));
+    for _ in 0..2 {
+        let (req, _) = lone.apply();
+        assert!(lone.drain().iter().all(|output| !matches!(output, Output::Event(Event::Acknowledged(_)))));
+        lone.input(Input::Applied { req, version: None });
+    }
+    assert!(lone.drain().contains(&Output::Event(Event::Acknowledged(cursor("5@1")))));
+}
+
 #[test]
 fn a_large_changeset_is_cut_into_frames_and_put_together() {
     let mut lone = Lone::open();

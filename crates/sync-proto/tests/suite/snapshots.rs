@@ -2,8 +2,8 @@
 
 use opor_core::{DbVersion, Value};
 use opor_sync_proto::{
-    Ask, Capabilities, CloseReason, Event, Found, Hello, Input, Kind, Message, Offer, Output, Rejection,
-    Resume, SnapshotId, Violation, Wanted, Work,
+    Ask, Capabilities, CloseReason, Decoded, Event, Found, Hello, Input, Kind, Message, Offer, Output,
+    Rejection, Resume, SnapshotId, Violation, Wanted, Work, decode,
 };
 
 use crate::lone::{Lone, changes, config, cursor, hello};
@@ -110,6 +110,46 @@ fn a_snapshot_is_stored_chunk_by_chunk_and_installed() {
     lone.check_said(Message::Pull { cursor: Some(cursor("40@2")), limit: limit(28) });
     lone.say(changes(3, 1, b"x"));
     assert!(matches!(lone.apply().1, Work::Changes { .. }));
+}
+
+/// The request for the log after a snapshot says that its deletes are known. What was read before it was merged is not sent, not even
+/// where there is credit; and before what has begun is sent as a whole, the log is not asked for.
+#[test]
+fn what_was_read_before_a_snapshot_was_merged_is_not_sent_after() {
+    let install = |lone: &mut Lone| {
+        lone.say(offered(0, "s", 1, 0));
+        lone.say(chunk(1, 0, b"0123456789"));
+        for _ in 0..3 {
+            let (req, _) = lone.apply();
+            lone.input(Input::Applied { req, version: Some(DbVersion(4)) });
+        }
+    };
+    let pulls = || Message::Pull { cursor: Some(cursor("40@2")), limit: 18 + config().window as u64 };
+    let mut lone = asking(None);
+    lone.input(Input::LocalCommit);
+    let Output::Read { req, .. } = lone.poll() else { panic!("nothing is read") };
+    install(&mut lone);
+    lone.check_said(Message::Ack { items: 2, limit: 18 + config().window as u64 });
+    assert_eq!(lone.session.poll_output(), None, "there is something that was read before");
+    let found = Found::Batch { changeset: vec![7; 10], cursor: cursor("9@1"), done: true };
+    lone.input(Input::Read { req, found });
+    let Output::Read { wanted: Wanted::Log { cursor: from, echoes, .. }, .. } = lone.poll() else {
+        panic!("not read anew")
+    };
+    assert_eq!((from, echoes.has(DbVersion(4))), (Some(cursor("0@1")), true));
+    lone.check_said(pulls());
+
+    let mut lone = asking(None);
+    lone.input(Input::LocalCommit);
+    lone.find_batch(40_000, "9@1", true);
+    lone.frame();
+    let Output::Send(_) = lone.poll() else { panic!("nothing to send") };
+    install(&mut lone);
+    lone.input(Input::Sent);
+    lone.check_said(Message::Ack { items: 2, limit: 18 + config().window as u64 });
+    let last = lone.frame();
+    assert!(matches!(decode(&last), Ok(Decoded::Message(Message::Part { .. }))), "{last:?}");
+    lone.check_said(pulls());
 }
 
 #[test]
