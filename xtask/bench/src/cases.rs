@@ -425,7 +425,16 @@ const SYNC: &[Case] = &[
     .own_process()
     .sides(OPOR),
     Case::new(
-        ["P15", "bootstrap-sync", "a replica by snapshot, x copying the file"],
+        ["P15", "bootstrap-sync", "a replica by snapshot, x as safely by hand"],
+        Ratio,
+        two(AtMost(2.0)),
+        sync::by_snapshot_or_hand,
+    )
+    .sizes(TENFOLD)
+    .sides(COPY)
+    .in_files(),
+    Case::new(
+        ["P15", "bootstrap-sync-copy", "a replica by snapshot, x copying the file"],
         Ratio,
         two(Open),
         sync::by_snapshot,

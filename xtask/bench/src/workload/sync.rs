@@ -15,6 +15,7 @@ use tokio::runtime::Runtime;
 use crate::clock::cpu;
 use crate::database::{Database, Setting, Side};
 use crate::workload::memory::peak;
+use crate::workload::upkeep;
 
 /// How a log is closed up with, whatever its length.
 const ONLY_BY_LOG: u64 = u64::MAX;
@@ -189,6 +190,11 @@ pub(crate) fn memory(setting: &Setting<'_>, _: Side) -> Result<f64> {
 /// CPU seconds of both sides until a new replica is there by snapshot; against copying the file.
 pub(crate) fn by_snapshot(setting: &Setting<'_>, side: Side) -> Result<f64> {
     bootstrap(setting, side, BY_SNAPSHOT).map(|(cpu, _)| cpu)
+}
+
+/// The same, against moving a plain database as safely by hand.
+pub(crate) fn by_snapshot_or_hand(setting: &Setting<'_>, side: Side) -> Result<f64> {
+    if side == Side::Plain { upkeep::bootstrap(setting, side) } else { by_snapshot(setting, side) }
 }
 
 /// Seconds on the clock of the same.
