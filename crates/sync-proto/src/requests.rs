@@ -9,29 +9,28 @@ use crate::event::RequestId;
 #[derive(Debug)]
 pub(crate) struct Requests {
     next: u64,
-    /// Noted by the half that takes; nothing once versions may have been numbered anew.
-    echoes: Option<Echoes>,
+    /// Noted by the half that takes.
+    echoes: Echoes,
 }
 
 impl Requests {
     pub(crate) fn new() -> Self {
-        Self { next: 0, echoes: Some(Echoes::default()) }
+        Self { next: 0, echoes: Echoes::default() }
     }
 
     /// A merge of what the peer sent took this version.
     pub(crate) fn note(&mut self, version: DbVersion) {
-        if let Some(echoes) = &mut self.echoes {
-            echoes.note(version);
-        }
+        self.echoes.note(version);
     }
 
-    /// The history here was cut: a version may now stand for something else, so nothing is left out any more.
+    /// The history here was cut: a version may now stand for something else, so what was noted is left out no more. What comes from
+    /// now on is.
     pub(crate) fn forget_echoes(&mut self) {
-        self.echoes = None;
+        self.echoes = Echoes::default();
     }
 
     pub(crate) fn echoes(&self) -> Echoes {
-        self.echoes.clone().unwrap_or_default()
+        self.echoes.clone()
     }
 
     pub(crate) fn next(&mut self) -> RequestId {
