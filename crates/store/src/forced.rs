@@ -46,19 +46,21 @@ impl Merger<'_> {
         error: Error,
     ) -> Result<(), Error> {
         self.force(table, key, cells, error, |merger, places, values| {
-            merger.update_row(table, (key, rowid), places, values.iter().copied())
-        })
+            merger.update_row(table, (key, rowid), places, values.iter().copied()).map(|()| true)
+        })?;
+        Ok(())
     }
 
-    /// Writes what won without CHECKs, and masks in place of what columns cannot hold. Both are put on record.
-    fn force<'v, T>(
+    /// Writes what won without CHECKs, and masks in place of what columns cannot hold. Both are put on record, unless there was a
+    /// row already, so that nothing is written: the record is of that row.
+    fn force<'v>(
         &mut self,
         table: &'v Rc<Table>,
         key: &PackedKey,
         cells: &[Forced<'v>],
         error: Error,
-        write: impl FnOnce(&mut Self, &ColSet, &[ValueRef<'v>]) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+        write: impl FnOnce(&mut Self, &ColSet, &[ValueRef<'v>]) -> Result<bool, Error>,
+    ) -> Result<bool, Error> {
         if !self.lenient || !is_rule(&error) {
             return Err(error);
         }
@@ -74,7 +76,9 @@ impl Merger<'_> {
                 records.push(Mask::of_value(table, key, column.bit, *value, clock));
             }
         }
-        let done = self.without_checks(|merger| write(merger, &places, &values))?;
+        if !self.without_checks(|merger| write(merger, &places, &values))? {
+            return Ok(false);
+        }
         if broken_check(engine, table, key)?.is_some() {
             records.push(Mask::of_check(table, key));
         }
@@ -82,7 +86,7 @@ impl Merger<'_> {
         if !records.is_empty() {
             engine.uncaptured(|| conflict::save(engine, &records))?;
         }
-        Ok(done)
+        Ok(true)
     }
 
     /// Runs with CHECKs switched off. SQLite prepares every statement anew on both sides of it, so this is for the few
