@@ -9,7 +9,7 @@ use anyhow::{anyhow, bail, ensure};
 use opor_core::DbVersion;
 use opor_store::{Store, StoreHandle};
 use opor_sync::{CatchUp, SyncStatus};
-use opor_sync_nats::{Backoff, RoomEvent, RoomEvents, RoomLog, RoomStatus, Skip};
+use opor_sync_nats::{RoomEvent, RoomEvents, RoomLog, RoomStatus, Skip};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -76,7 +76,7 @@ pub(crate) async fn follow(
     let target = store.read(Store::db_version).await??;
     let joining = RoomLog::builder(store.clone(), address.broker.as_str(), address.room.as_str())
         .options(address.options.clone())
-        .backoff(Backoff { first: BACKOFF.first, max: BACKOFF.max })
+        .backoff(BACKOFF)
         .look_every(LOOK_EVERY);
     let room = joining.join().await?;
     // Nothing has run since, on a runtime of one thread: the first event is not missed.
