@@ -26,4 +26,4 @@ pub use error::RoomError;
 pub use opor_transport_nats::NatsOptions;
 pub use opor_transport_traits::Backoff;
 pub use room::{Builder, JoinError, RoomLog};
-pub use status::{ResetReason, RoomCounts, RoomEvent, RoomEvents, RoomStatus, Skip};
+pub use status::{ResetReason, RoomCatchUp, RoomCounts, RoomEvent, RoomEvents, RoomStatus, Skip};

@@ -159,3 +159,89 @@ impl<F> fmt::Debug for TaskReceiver<F> {
         f.debug_struct("TaskReceiver").field("peer", &self.peer).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use opor_transport_traits::CloseCode;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    const LINGER: Duration = Duration::from_secs(30);
+
+    fn scene() -> (Box<dyn Sender>, Box<dyn Receiver>, Carriage) {
+        let limits = LinkLimits::new(1 << 16, 1 << 20);
+        let (link, carriage) = link("pigeons", limits, 4, Peer::new("pigeons:roof"), |_| {});
+        let (sender, receiver) = link.split();
+        (sender, receiver, carriage)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_receiver_that_is_dropped_is_a_loss_at_once_and_after_a_close_the_peer_has_its_time() {
+        let (_sender, receiver, carriage) = scene();
+        let begun = Instant::now();
+        drop(receiver);
+        let error = left(&carriage.give, &carriage.ending, LINGER).await;
+        assert_eq!((error.kind(), begun.elapsed()), (Kind::Lost, Duration::ZERO));
+        assert!(error.to_string().contains("pigeons: the receiver was dropped"), "{error}");
+        for closes in [Ending::close, Ending::peer_closes] {
+            let (_sender, receiver, carriage) = scene();
+            closes(&carriage.ending, CloseReason::new(CloseCode::DONE));
+            let begun = Instant::now();
+            drop(receiver);
+            let error = left(&carriage.give, &carriage.ending, LINGER).await;
+            assert_eq!((error.kind(), begun.elapsed()), (Kind::Lost, LINGER));
+        }
+    }
+
+    /// In virtual time: whoever waits for ever is found out at once.
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_has_not_been_looked_at_is_refused_at_once() {
+        let (mut sender, _receiver, mut carriage) = scene();
+        let mut sending = sender.send(Bytes::from_static(b"hello"));
+        tokio::select! {
+            biased;
+            _ = &mut sending => panic!("nobody has answered"),
+            () = std::future::ready(()) => {}
+        }
+        carriage.ending.peer_closes(CloseReason::new(CloseCode::GOING_AWAY));
+        refuse(&mut carriage.commands);
+        // The carriage is still there, for what the peer may say.
+        let sent = tokio::time::timeout(LINGER, sending).await.expect("it waits for the end of the carriage");
+        assert_eq!(sent.expect_err("it was not taken over").kind(), Kind::Closed);
+        drop(carriage);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_waits_when_the_carriage_is_dropped_ends_with_what_has_been_noted() {
+        let (mut sender, mut receiver, carriage) = scene();
+        let Carriage { mut commands, give, ending } = carriage;
+        let dropping = async {
+            let Some(Command::Send(frame, answer)) = commands.recv().await else { panic!("a frame") };
+            assert_eq!(frame, "hello");
+            ending.peer_closes(CloseReason::new(CloseCode::GOING_AWAY));
+            refuse(&mut commands);
+            drop(answer);
+        };
+        let (sent, ()) = tokio::join!(sender.send(Bytes::from_static(b"hello")), dropping);
+        assert_eq!(sent.expect_err("it was not taken over").kind(), Kind::Closed);
+        sender.close(CloseReason::new(CloseCode::DONE)).await.expect("it is closed already");
+        ending.lose(TransportError::new(Kind::Incompatible, "pigeons: a crow"));
+        drop(give);
+        assert_eq!(receiver.recv().await.expect_err("there is no more").kind(), Kind::Incompatible);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_is_given_up_can_be_seen_to_be() {
+        let (mut sender, _receiver, mut carriage) = scene();
+        let mut sending = sender.send(Bytes::from_static(b"hello"));
+        let command = tokio::select! {
+            biased;
+            _ = &mut sending => panic!("nobody has answered"),
+            command = carriage.commands.recv() => command,
+        };
+        drop(sending);
+        let Some(Command::Send(_, answer)) = command else { panic!("a frame") };
+        assert!(answer.is_closed());
+    }
+}

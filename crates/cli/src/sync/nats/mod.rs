@@ -9,7 +9,7 @@ use anyhow::{anyhow, bail, ensure};
 use opor_core::DbVersion;
 use opor_store::{Store, StoreHandle};
 use opor_sync::{CatchUp, SyncStatus};
-use opor_sync_nats::{RoomEvent, RoomEvents, RoomLog, RoomStatus, Skip};
+use opor_sync_nats::{RoomCatchUp, RoomEvent, RoomEvents, RoomLog, RoomStatus, Skip};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -132,7 +132,13 @@ impl Following<'_, '_> {
                     self.view.status(&match now {
                         RoomStatus::Offline => SyncStatus::Offline,
                         RoomStatus::Connecting => SyncStatus::Connecting,
-                        RoomStatus::CatchingUp => SyncStatus::CatchingUp { by: CatchUp::Log, done: 0, total: None },
+                        RoomStatus::CatchingUp { by, done, total } => {
+                            let by = match by {
+                                RoomCatchUp::Log => CatchUp::Log,
+                                RoomCatchUp::Snapshot => CatchUp::Snapshot,
+                            };
+                            SyncStatus::CatchingUp { by, done, total }
+                        }
                         RoomStatus::Live => SyncStatus::Live { lag: 0 },
                         RoomStatus::Refused { reason } => return Err(anyhow!("{reason}")),
                     })?;
