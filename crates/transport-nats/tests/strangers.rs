@@ -189,7 +189,7 @@ async fn what_has_no_place_on_an_open_link_breaks_its_rules_alone() {
         stranger.says(message.clone()).await;
         assert_eq!(ends_with(link, &[b"first"]).await.kind(), Kind::Incompatible, "{message:?}");
     }
-    let ((mut sender, _), (_, mut receiver)) = (dialled.split(), accepted.split());
+    let ((mut sender, _from_b), (_b, mut receiver)) = (dialled.split(), accepted.split());
     sender.send(Bytes::from_static(b"hello")).await.expect("sent");
     assert_eq!(receiver.recv().await.expect("given"), Received::Frame(Bytes::from_static(b"hello")));
 }
