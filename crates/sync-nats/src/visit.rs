@@ -147,11 +147,9 @@ async fn enter<'a>(
     let mut inbox = known.inbox.filter(|_| !start.reads_anew).unwrap_or(beginning);
     let hole = known.hole.filter(|(life, _)| *life == room.life && !start.reads_anew);
     let hole = hole.map(|(_, sequence)| sequence);
-    // What was removed before it was read may have gone unnoticed by the time of a crash.
-    let is_gone = newest.as_ref().is_some_and(|record| record.floor > inbox.verified);
     let is_behind = inbox.anchor.sequence < floor;
     // A hole that is out of reach is in the snapshot; and so is all that one who starts over would read.
-    let wants = is_behind || is_gone || start.reads_anew || hole.is_some_and(|hole| hole <= floor);
+    let wants = is_behind || start.reads_anew || hole.is_some_and(|hole| hole <= floor);
     let mut scratch = None;
     if let Some(record) = newest.filter(|record| wants && record.covers >= floor) {
         match snapshot::take(shared, visit, room, &record).await {
@@ -170,11 +168,8 @@ async fn enter<'a>(
                 snapshot::ask_for(shared, room, &error.to_string()).await?;
                 return Err(error);
             }
-            // It is looked for again when there is another.
-            Err(error @ RoomError::Snapshot { .. }) if is_gone => {
-                snapshot::ask_for(shared, room, &error.to_string()).await?;
-            }
-            // The log reaches back to where we are: it has everything.
+            // The log reaches back to where we are: it has everything, unless something was removed before it was read. The
+            // reader looks for that when it has caught up.
             Err(RoomError::Snapshot { .. }) => {}
             Err(error) => return Err(error),
         }

@@ -176,6 +176,38 @@ async fn what_was_trimmed_before_it_was_read_is_looked_for_after_a_crash_as_well
     laptop.holds(&[rows(0..written, "x"), rows(10_000..10_000 + before, "x")].concat()).await;
 }
 
+/// A request for a snapshot, as `docs/nats.md` has it.
+const WANT: &[u8] = b"opw\x01";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_makes_a_snapshot_first_takes_what_may_be_in_the_one_before_alone() {
+    let broker = broker();
+    let (phone, laptop) = (Replica::new().await, Replica::new().await);
+    let laptops = laptop.join(&broker).await;
+    let rooms = [phone.joining(&broker).snapshot_after(8).join().await.expect("it joins")];
+    let mut made = made_by(&rooms);
+    let (mut written, mut floor) = (0, 0);
+    while floor == 0 {
+        assert!(written < ASKED_MAX as i64, "the laptop has looked what was removed");
+        phone.publish(&rooms[0], written..written + 2, "x").await;
+        written += 2;
+        floor = made.try_recv().unwrap_or(0);
+    }
+    laptop.holds(&rows(0..written, "x")).await;
+    let [room] = rooms;
+    room.stop().await;
+    // Nobody else is there to make one.
+    let mut events = laptops.events();
+    stranger(&broker).await.publish(LOG, WANT.into()).await.expect("sent").await.expect("stored");
+    let is_taken = |event: &RoomEvent| match event {
+        RoomEvent::SnapshotTaken { .. } => Some(true),
+        RoomEvent::SnapshotMade { .. } => Some(false),
+        _ => None,
+    };
+    assert!(event(&mut events, is_taken).await, "something may be missing in it");
+    assert!(!event(&mut events, is_taken).await, "and then it is made");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_restored_from_a_backup_gets_back_what_it_wrote_itself() {
     let broker = broker();
