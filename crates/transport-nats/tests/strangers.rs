@@ -15,6 +15,9 @@ use opor_transport_traits::{
 const FRAME_MAX: usize = 1024 * 1024;
 const PIECE_MAX: usize = 448 * 1024;
 
+/// The least that is too much for a frame.
+const PIECES: u32 = (FRAME_MAX / PIECE_MAX) as u32 + 1;
+
 /// Far more frames than may be on their way.
 const FLOOD: u32 = 2_000;
 
@@ -134,13 +137,12 @@ async fn a_frame_beyond_the_limit_breaks_the_rules() {
     let (server, mut listener) = scene().await;
     let (stranger, link) = Stranger::meets(&server, &mut listener).await;
     let piece = vec![7; PIECE_MAX];
-    for number in 0..3 {
-        stranger.piece(number, number == 2, &piece).await;
+    for number in 0..PIECES {
+        stranger.piece(number, number + 1 == PIECES, &piece).await;
     }
     let error = ends_with(link, &[]).await;
     assert_eq!(error.kind(), Kind::Incompatible);
     assert!(error.to_string().contains("a frame beyond the limit"), "{error}");
-    assert!(3 * PIECE_MAX > FRAME_MAX);
 }
 
 #[tokio::test]
