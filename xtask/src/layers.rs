@@ -41,7 +41,16 @@ const LAYERS: &[Layer] = &[
         may: May::Only(&["opor-core"]),
         without: &[SQLITE, RUNTIME, SERVER],
     },
-    Layer { package: "opor-transport-*", may: May::Only(&["opor-transport-traits"]), without: &[SQLITE] },
+    Layer {
+        package: "opor-transport-kit",
+        may: May::Only(&["opor-transport-traits"]),
+        without: &[SQLITE, SERVER],
+    },
+    Layer {
+        package: "opor-transport-*",
+        may: May::Only(&["opor-transport-traits", "opor-transport-kit"]),
+        without: &[SQLITE],
+    },
     Layer {
         package: "opor-sync",
         may: May::Only(&["opor-core", "opor-store", "opor-sync-proto", "opor-transport-traits"]),

@@ -24,6 +24,9 @@ pub(crate) struct Inbox {
     pub(crate) life: u64,
     /// The last message that was read; its digest is 0 when it is not known what was in it.
     pub(crate) anchor: Anchor,
+    /// Up to here nothing was removed from the log before it was read. It follows the last message that was read, and is
+    /// kept with it: what was removed in between must be looked for after a crash too.
+    pub(crate) verified: u64,
 }
 
 /// How far our own log has been published.
@@ -45,9 +48,19 @@ pub(crate) struct Bookmarks {
     pub(crate) hole: Option<(u64, u64)>,
 }
 
+impl Outbox {
+    /// Nothing has been published, to any stream.
+    pub(crate) const NOTHING: Self = Self { life: 0, version: DbVersion(0), anchor: Anchor::NOWHERE };
+}
+
+impl Anchor {
+    /// A place before everything.
+    pub(crate) const NOWHERE: Self = Self { sequence: 0, digest: 0 };
+}
+
 impl Inbox {
     pub(crate) fn cursor(self) -> Cursor {
-        pack(self.anchor.sequence, self.life, self.anchor.digest, 0)
+        pack(self.anchor.sequence, self.life, self.anchor.digest, self.verified)
     }
 }
 
@@ -64,7 +77,11 @@ pub(crate) fn load(store: &Store, keys: Keys) -> Result<Bookmarks, StoreError> {
     let outbox = store.peer_cursor(keys.outbox)?.and_then(|cursor| unpack(&cursor));
     let hole = store.peer_cursor(keys.hole)?.and_then(|cursor| unpack(&cursor));
     Ok(Bookmarks {
-        inbox: inbox.map(|(sequence, life, digest, _)| Inbox { life, anchor: Anchor { sequence, digest } }),
+        inbox: inbox.map(|(sequence, life, digest, verified)| Inbox {
+            life,
+            anchor: Anchor { sequence, digest },
+            verified,
+        }),
         outbox: outbox.map(|(version, life, digest, sequence)| Outbox {
             life,
             version: DbVersion(version),
@@ -76,6 +93,20 @@ pub(crate) fn load(store: &Store, keys: Keys) -> Result<Bookmarks, StoreError> {
 
 pub(crate) fn save_inbox(store: &mut Store, keys: Keys, inbox: Inbox) -> Result<(), ApplyError> {
     save(store, keys.inbox, inbox.cursor())
+}
+
+/// Notes where reading begins, and before it that all that the room lacks is to be published, where `starts_over`. If the place
+/// in the log were noted first, or alone, a crash would forget that there is something to publish.
+pub(crate) fn begin(
+    store: &mut Store,
+    keys: Keys,
+    inbox: Inbox,
+    starts_over: bool,
+) -> Result<(), ApplyError> {
+    if starts_over {
+        save_outbox(store, keys, Outbox::NOTHING)?;
+    }
+    save_inbox(store, keys, inbox)
 }
 
 /// # Durability
@@ -143,7 +174,8 @@ mod tests {
         let mut store = Store::open_in_memory().expect("a store");
         let keys = Names::new("opor", "garden").keys;
         assert_eq!(load(&store, keys).expect("it reads"), Bookmarks::default());
-        let inbox = Inbox { life: DbVersion::MAX.0, anchor: Anchor { sequence: 1 << 52, digest: u64::MAX } };
+        let anchor = Anchor { sequence: 1 << 52, digest: u64::MAX };
+        let inbox = Inbox { life: DbVersion::MAX.0, anchor, verified: (1 << 52) - 1 };
         let anchor = Anchor { sequence: 9, digest: digest(b"message") };
         let outbox = Outbox { life: 7, version: DbVersion(3), anchor };
         save_inbox(&mut store, keys, inbox).expect("kept");
@@ -153,6 +185,42 @@ mod tests {
         assert_eq!(load(&store, keys).expect("it reads"), all);
         save_hole(&mut store, keys, None).expect("kept");
         assert_eq!(load(&store, keys).expect("it reads").hole, None);
+    }
+
+    /// A trigger of somebody else stands for the crash in between.
+    #[test]
+    fn that_all_is_to_be_published_is_noted_before_where_reading_begins() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("app.db");
+        let mut store = Store::open(&file).expect("a store");
+        let keys = Names::new("opor", "garden").keys;
+        let anchor = Anchor { sequence: 9, digest: digest(b"message") };
+        let outbox = Outbox { life: 7, version: DbVersion(3), anchor };
+        let before = Inbox { life: 7, anchor, verified: 9 };
+        begin(&mut store, keys, before, false).expect("kept");
+        save_outbox(&mut store, keys, outbox).expect("kept");
+        let crash = |when: &str, key: SiteId| {
+            format!(
+                "CREATE TRIGGER crash BEFORE {when} ON opor_cursor WHEN new.peer = x'{key}' \
+                 BEGIN SELECT RAISE(ABORT, 'crash'); END"
+            )
+        };
+        let other = rusqlite::Connection::open(&file).expect("a database");
+        let now = Inbox { life: 7, anchor: Anchor::NOWHERE, verified: 0 };
+        other.execute_batch(&crash("UPDATE", keys.outbox)).expect("a trigger");
+        begin(&mut store, keys, now, true).expect_err("it crashes at the first");
+        let kept = load(&store, keys).expect("it reads");
+        assert_eq!((kept.inbox, kept.outbox), (Some(before), Some(outbox)), "as if it had not begun");
+
+        other.execute_batch("DROP TRIGGER crash").expect("dropped");
+        other.execute_batch(&crash("UPDATE", keys.inbox)).expect("a trigger");
+        begin(&mut store, keys, now, true).expect_err("it crashes at the second");
+        let kept = load(&store, keys).expect("it reads");
+        assert_eq!((kept.inbox, kept.outbox), (Some(before), Some(Outbox::NOTHING)), "it knows what to do");
+
+        other.execute_batch("DROP TRIGGER crash").expect("dropped");
+        begin(&mut store, keys, now, true).expect("kept");
+        assert_eq!(load(&store, keys).expect("it reads").inbox, Some(now));
     }
 
     #[test]

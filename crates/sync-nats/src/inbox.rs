@@ -13,11 +13,11 @@ use opor_transport_traits::Bytes;
 use tokio::time::{Instant, sleep};
 
 use crate::bookmark::{self, Anchor, Inbox, digest};
-use crate::entry::{CHANGESET_MAX, Entry, Parts, SITE_HEADER};
+use crate::entry::{CHANGESET_MAX, Entry, Parts, Record, SITE_HEADER};
 use crate::error::{RoomError, in_full};
 use crate::shared::{Shared, Visit, locked};
 use crate::snapshot;
-use crate::status::{Counters, RoomEvent, Skip};
+use crate::status::{Counters, RoomCatchUp, RoomEvent, Skip};
 use crate::stream::RoomStream;
 
 /// Messages that are asked for at once: some MiB of the largest, and few enough questions for many small ones.
@@ -48,9 +48,9 @@ pub(crate) struct Reader<'a> {
     pub(crate) hole: Hole,
     /// Messages whose reading has not been noted in the database.
     pub(crate) unsaved: usize,
-    /// Up to here nothing was removed from the log before it was read.
-    pub(crate) verified: u64,
-    /// Messages that were read since.
+    /// The snapshot that could not be had, and in place of which another was asked for.
+    pub(crate) asked: Option<String>,
+    /// Messages that were read since it was last looked whether some were removed before.
     pub(crate) unverified: usize,
     /// Merges of which the database does not know that they need not be published.
     pub(crate) unskipped: usize,
@@ -98,7 +98,9 @@ impl Reader<'_> {
             let from = self.hole.before.map_or(next, |hole| hole.min(next));
             let consumer = self.room.consumer(from).await?;
             let mut due = 1;
-            if consumer.cached_info().num_pending == 0 {
+            let pending = consumer.cached_info().num_pending;
+            self.shared.catching_up(RoomCatchUp::Log, 0, Some(pending));
+            if pending == 0 {
                 self.caught_up().await?;
             }
             'consumer: loop {
@@ -116,6 +118,8 @@ impl Reader<'_> {
                     due += 1;
                     count += 1;
                     self.take(sequence, &message).await?;
+                    // More may have been published since the beginning.
+                    self.shared.catching_up(RoomCatchUp::Log, due - 1, Some(due - 1 + pending));
                     if pending == 0 {
                         self.caught_up().await?;
                     }
@@ -135,10 +139,10 @@ impl Reader<'_> {
     }
 
     async fn caught_up(&mut self) -> Result<(), RoomError> {
-        self.save().await?;
         if !*self.visit.caught_up.borrow() || self.unverified >= BATCH {
             self.verify().await?;
         }
+        self.save().await?;
         if self.hole.before.take().is_some() {
             self.save_hole().await?;
         }
@@ -153,12 +157,33 @@ impl Reader<'_> {
     async fn verify(&mut self) -> Result<(), RoomError> {
         let place = self.inbox.anchor.sequence;
         let newest = snapshot::newest(self.room).await?.map(|(_, record)| record);
-        if let Some(record) = newest.filter(|record| record.floor > self.verified) {
-            snapshot::take(self.shared, self.visit, self.room, &record).await?.discard().await?;
+        let is_gone = |record: &Record| {
+            record.floor > self.inbox.verified && !locked(&self.visit.taken).contains(&record.id)
+        };
+        if let Some(record) = newest.filter(is_gone) {
+            match snapshot::take(self.shared, self.visit, self.room, &record).await {
+                Ok(taken) => taken.discard().await?,
+                Err(error @ RoomError::Snapshot { .. }) => return self.ask_once(&record.id, &error).await,
+                Err(error) => return Err(error),
+            }
         }
-        self.verified = place;
+        if self.inbox.verified != place {
+            self.inbox.verified = place;
+            self.unsaved += 1;
+        }
         self.unverified = 0;
         Ok(())
+    }
+
+    /// Asks for another snapshot than the one that cannot be had, and goes on. It is looked for again: the place up to which
+    /// nothing is missing stays where it was.
+    async fn ask_once(&mut self, id: &str, error: &RoomError) -> Result<(), RoomError> {
+        self.unverified = 0;
+        if self.asked.as_deref() == Some(id) {
+            return Ok(());
+        }
+        self.asked = Some(id.to_owned());
+        snapshot::ask_for(self.shared, self.room, &error.to_string()).await
     }
 
     /// Notes in the database what was read, where nothing was stored with it.

@@ -7,7 +7,6 @@
 //!
 //! Replicas that reach a broker and want ordinary sessions over it use `opor-transport-nats` and `opor-sync` instead.
 
-mod backoff;
 mod bookmark;
 mod entry;
 mod error;
@@ -23,8 +22,8 @@ mod status;
 mod stream;
 mod visit;
 
-pub use backoff::Backoff;
 pub use error::RoomError;
 pub use opor_transport_nats::NatsOptions;
+pub use opor_transport_traits::Backoff;
 pub use room::{Builder, JoinError, RoomLog};
-pub use status::{ResetReason, RoomCounts, RoomEvent, RoomEvents, RoomStatus, Skip};
+pub use status::{ResetReason, RoomCatchUp, RoomCounts, RoomEvent, RoomEvents, RoomStatus, Skip};

@@ -9,11 +9,11 @@ use opor_core::DbVersion;
 use opor_store::{Commits, HandleError, OpenOptions, Store, StoreHandle};
 use opor_sync_proto::Echoes;
 use opor_transport_nats::NatsOptions;
+use opor_transport_traits::Backoff;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::backoff::{Backoff, jitter};
 use crate::error::{Verdict, in_full};
 use crate::names::{Names, ROOM_MAX};
 use crate::shared::Shared;
@@ -32,6 +32,9 @@ const SNAPSHOT_AFTER: u64 = 10_000;
 
 /// How long a replica that makes a snapshot may be silent before another may make one.
 const LEASE: Duration = Duration::from_secs(30);
+
+/// At most half a minute: a broker is made for many who come at once, and says nothing to who is not there.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), max: Duration::from_secs(30) };
 
 /// What an application may choose.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +106,7 @@ impl RoomLog {
             room: room.into(),
             options: NatsOptions::new(),
             settings: Settings {
-                backoff: Backoff::default(),
+                backoff: BACKOFF,
                 snapshot_after: SNAPSHOT_AFTER,
                 lease: LEASE,
                 limits: Limits { replicas: 1, bytes_max: None, age_max: None },
@@ -342,6 +345,11 @@ async fn keep(shared: Arc<Shared>) {
         }
     }
     shared.status.send_replace(RoomStatus::Offline);
+}
+
+/// Randomness of the system; without it the middle, as if there were no jitter.
+fn jitter() -> u32 {
+    getrandom::u32().unwrap_or(u32::MAX / 2)
 }
 
 /// Waits until the room is to be left, or its handle is gone.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::names::Names;
 use crate::room::Settings;
-use crate::status::{Counters, RoomEvent, RoomStatus};
+use crate::status::{Counters, RoomCatchUp, RoomEvent, RoomStatus};
 
 /// Own messages that are remembered until they come back: more are merged, which changes nothing.
 const OWN_MAX: usize = 4096;
@@ -45,6 +45,18 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Tells how far it is, while it is catching up.
+    pub(crate) fn catching_up(&self, by: RoomCatchUp, done: u64, total: Option<u64>) {
+        let now = RoomStatus::CatchingUp { by, done, total };
+        self.status.send_if_modified(|status| {
+            let is_news = matches!(status, RoomStatus::CatchingUp { .. }) && *status != now;
+            if is_news {
+                *status = now;
+            }
+            is_news
+        });
+    }
+
     pub(crate) fn tell(&self, event: RoomEvent) {
         // Nobody has to listen.
         let _ = self.events.send(event);

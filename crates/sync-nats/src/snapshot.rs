@@ -22,7 +22,7 @@ use crate::entry::{Entry, Record};
 use crate::error::RoomError;
 use crate::lease::Lease;
 use crate::shared::{Shared, Visit, locked};
-use crate::status::RoomEvent;
+use crate::status::{RoomCatchUp, RoomEvent};
 use crate::stream::RoomStream;
 
 /// Chunks in one object: some MiB, so that a transfer that broke off has little to repeat and memory holds one with ease.
@@ -113,6 +113,9 @@ pub(crate) async fn make(
     let Some(mut lease) = Lease::take(shared, room).await? else { return Ok(Made::Busy) };
     let before = room.last_on(&room.names.snapshot).await?.map_or(0, |message| message.sequence);
     let old = newest(room).await?.map(|(_, record)| record);
+    if let Some(old) = &old {
+        hold(shared, visit, room, old).await?;
+    }
     let (snapshot, covers) = image(shared, room).await?;
     let id = random_id()?;
     let bucket = bucket(room).await?;
@@ -136,6 +139,8 @@ pub(crate) async fn make(
         remove(room, &bucket, &id, record.pieces).await;
         return Ok(Made::Busy);
     }
+    // Whoever made it has it.
+    locked(&visit.taken).insert(id.clone());
     if notice {
         let id = format!("{}:snapshot:{id}", shared.site);
         let ack = room.publish(&room.names.log, &id, record.notice().into()).await?;
@@ -145,6 +150,28 @@ pub(crate) async fn make(
     lease.give_back().await?;
     shared.tell(RoomEvent::SnapshotMade { covers, floor: record.floor });
     Ok(Made::Done { version })
+}
+
+/// Sees to it that this replica holds what the log does not reach back to: some of it may have been removed before it was read
+/// here, and then it is in the snapshot alone. One that cannot be had is replaced by what there is.
+async fn hold(
+    shared: &Arc<Shared>,
+    visit: &Visit,
+    room: &RoomStream,
+    record: &Record,
+) -> Result<(), RoomError> {
+    let (keys, life) = (room.names.keys, room.life);
+    let known = shared.store.read(move |store| bookmark::load(store, keys)).await?;
+    let inbox = known.map_err(|error| RoomError::store(&error))?.inbox.filter(|inbox| inbox.life == life);
+    let is_gone = record.floor > inbox.map_or(0, |inbox| inbox.verified);
+    if !is_gone || locked(&visit.taken).contains(&record.id) {
+        return Ok(());
+    }
+    match take(shared, visit, room, record).await {
+        Ok(taken) => taken.discard().await,
+        Err(RoomError::Snapshot { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// The image of what is committed now, and how much of the log is surely in it.
@@ -242,10 +269,13 @@ pub(crate) async fn take(
     })
     .await?;
     let chunks = receiver.missing();
+    let (bytes, all) = (receiver.manifest().image_bytes, u64::from(receiver.manifest().chunks()).max(1));
     while let Some(index) = receiver.next_missing() {
         let piece = index / CHUNKS_A_PIECE;
-        let bytes = get(&bucket, &piece_name(room, &record.id, piece), PIECE_MAX).await?;
-        receiver = blocking(move || put_piece(receiver, piece, &bytes)).await?;
+        let piece_bytes = get(&bucket, &piece_name(room, &record.id, piece), PIECE_MAX).await?;
+        receiver = blocking(move || put_piece(receiver, piece, &piece_bytes)).await?;
+        let held = all - u64::from(receiver.missing());
+        shared.catching_up(RoomCatchUp::Snapshot, bytes_of(bytes, held, all), Some(bytes));
     }
     let options = shared.open_options.clone();
     let image =
@@ -258,6 +288,11 @@ pub(crate) async fn take(
     let (site, covers) = (record.site(), record.covers);
     shared.tell(RoomEvent::SnapshotTaken { site, covers, rows, changes, chunks });
     Ok(taken)
+}
+
+/// So many bytes of all are in so many chunks of all.
+fn bytes_of(bytes: u64, held: u64, all: u64) -> u64 {
+    u64::try_from(u128::from(bytes) * u128::from(held) / u128::from(all)).unwrap_or(bytes)
 }
 
 fn put_piece(

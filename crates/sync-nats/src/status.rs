@@ -16,7 +16,14 @@ pub enum RoomStatus {
     /// The broker is being connected to.
     Connecting,
     /// What was missed is being read.
-    CatchingUp,
+    CatchingUp {
+        /// In which way, and so what is counted.
+        by: RoomCatchUp,
+        /// How much has been read.
+        done: u64,
+        /// How much there is in all, as far as the broker has told by now.
+        total: Option<u64>,
+    },
     /// All that was in the room's log is durable here, and what is committed travels at once.
     Live,
     /// The room cannot be joined as things are; no further attempt is made.
@@ -24,6 +31,15 @@ pub enum RoomStatus {
         /// Why.
         reason: String,
     },
+}
+
+/// A way to catch up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoomCatchUp {
+    /// The room's log; counted in messages, own ones and others that bring nothing new among them.
+    Log,
+    /// A snapshot; counted in bytes of the image.
+    Snapshot,
 }
 
 /// Something that happened.

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use opor_core::DbVersion;
 use opor_store::Store;
 use opor_sync_proto::Echoes;
 
@@ -14,7 +13,7 @@ use crate::outbox::{Stopped, Writer};
 use crate::reset;
 use crate::shared::{Shared, Visit, locked};
 use crate::snapshot::{self, Scratch};
-use crate::status::{Counters, ResetReason, RoomEvent, RoomStatus};
+use crate::status::{Counters, ResetReason, RoomCatchUp, RoomEvent, RoomStatus};
 use crate::stream::{Extent, RoomStream};
 
 /// Runs until something fails.
@@ -42,7 +41,7 @@ pub(crate) async fn run(shared: &Arc<Shared>) -> Result<(), RoomError> {
 }
 
 async fn stay(shared: &Arc<Shared>, room: &RoomStream) -> Result<(), RoomError> {
-    shared.status.send_replace(RoomStatus::CatchingUp);
+    shared.status.send_replace(RoomStatus::CatchingUp { by: RoomCatchUp::Log, done: 0, total: None });
     shared.tell(RoomEvent::Open);
     let keys = room.names.keys;
     let known = shared.store.read(move |store| bookmark::load(store, keys)).await?;
@@ -56,7 +55,7 @@ async fn stay(shared: &Arc<Shared>, room: &RoomStream) -> Result<(), RoomError> 
     }
     let visit = Visit::default();
     let (mut reader, scratch) = enter(shared, &visit, room, extent, &known, start).await?;
-    let outbox = known.outbox.filter(|_| start.why.is_none()).unwrap_or(UNPUBLISHED);
+    let outbox = known.outbox.filter(|_| start.why.is_none()).unwrap_or(Outbox::NOTHING);
     let outbox = Outbox { life: room.life, ..outbox };
     shared.published.send_replace(outbox.version);
     let mut writer = Writer { shared, visit: &visit, room, outbox, unsaved: false };
@@ -91,12 +90,6 @@ async fn publishing(
         }
     }
 }
-
-/// A place before everything.
-const NOWHERE: Anchor = Anchor { sequence: 0, digest: 0 };
-
-/// Nothing has been published, to any stream.
-const UNPUBLISHED: Outbox = Outbox { life: 0, version: DbVersion(0), anchor: NOWHERE };
 
 /// How a replica begins with a room.
 #[derive(Clone, Copy, Debug)]
@@ -150,7 +143,7 @@ async fn enter<'a>(
     let newest = snapshot::newest(room).await?.map(|(_, record)| record);
     let forgotten = if room.forgets { extent.first.saturating_sub(1) } else { 0 };
     let floor = newest.as_ref().map_or(0, |record| record.floor).max(forgotten);
-    let beginning = Inbox { life: room.life, anchor: NOWHERE };
+    let beginning = Inbox { life: room.life, anchor: Anchor::NOWHERE, verified: 0 };
     let mut inbox = known.inbox.filter(|_| !start.reads_anew).unwrap_or(beginning);
     let hole = known.hole.filter(|(life, _)| *life == room.life && !start.reads_anew);
     let hole = hole.map(|(_, sequence)| sequence);
@@ -169,12 +162,14 @@ async fn enter<'a>(
                 if record.covers > inbox.anchor.sequence {
                     inbox.anchor = Anchor { sequence: record.covers, digest: 0 };
                 }
+                inbox.verified = inbox.anchor.sequence;
             }
             Err(error @ RoomError::Snapshot { .. }) if is_behind => {
                 snapshot::ask_for(shared, room, &error.to_string()).await?;
                 return Err(error);
             }
-            // The log reaches back to where we are: it has everything.
+            // The log reaches back to where we are: it has everything, unless something was removed before it was read. The
+            // reader looks for that when it has caught up.
             Err(RoomError::Snapshot { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -185,13 +180,8 @@ async fn enter<'a>(
     }
     let keys = room.names.keys;
     // Noted even where nothing was read: it says that this replica was here.
-    let note = move |store: &mut Store| {
-        if start.why.is_some() {
-            // First: if the place in the log were noted alone, a crash would forget that there is something to publish.
-            bookmark::save_outbox(store, keys, UNPUBLISHED)?;
-        }
-        bookmark::save_inbox(store, keys, inbox)
-    };
+    let starts_over = start.why.is_some();
+    let note = move |store: &mut Store| bookmark::begin(store, keys, inbox, starts_over);
     let noted = shared.store.write(note).await?;
     noted.map_err(|error| RoomError::store(&error))?;
     let reader = Reader {
@@ -201,7 +191,7 @@ async fn enter<'a>(
         inbox,
         hole: Hole::new(hole),
         unsaved: 0,
-        verified: inbox.anchor.sequence,
+        asked: None,
         unverified: 0,
         unskipped: 0,
     };

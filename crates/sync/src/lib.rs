@@ -9,7 +9,6 @@
 //! its database, goes on with them after a cut or a crash, and merges the whole in one commit.
 
 mod answers;
-mod backoff;
 mod gallery;
 mod intake;
 mod lag;
@@ -22,9 +21,9 @@ mod taking;
 mod verdict;
 mod work;
 
-pub use backoff::Backoff;
 pub use intake::SnapshotFault;
 pub use opor_sync_proto::{Hello, Refusal, Rejection, Timeouts, Token};
+pub use opor_transport_traits::Backoff;
 pub use replicator::{Builder, Replicator, StartError};
 pub use status::{CatchUp, PeerHandle, SyncEvent, SyncEvents, SyncStatus};
 pub use verdict::Ended;

@@ -8,7 +8,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::backoff::jitter;
 use crate::replicator::{AdmitRule, Shared, stopped};
 use crate::session::{Outcome, run};
 use crate::status::{SyncEvent, SyncStatus};
@@ -126,6 +125,11 @@ async fn session(shared: Arc<Shared>, link: Link, is_full: bool) {
     let admit: &AdmitRule = if is_full { &|_: &Hello| Err(Refusal::Busy) } else { &*shared.admit };
     let outcome = run(&shared, link, shared.responder(), Some(admit), &|_| {}).await;
     shared.tell(SyncEvent::Ended { peer, how: Arc::new(outcome.ended) });
+}
+
+/// Randomness of the system; without it the middle, as if there were no jitter.
+fn jitter() -> u32 {
+    getrandom::u32().unwrap_or(u32::MAX / 2)
 }
 
 #[cfg(test)]

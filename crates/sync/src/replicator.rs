@@ -11,11 +11,10 @@ use opor_store::{Commits, HandleError, Store, StoreError, StoreHandle, remove_ab
 use opor_sync_proto::{
     Capabilities, Config, ConfigError, Hello, MonoMillis, Refusal, Role, Session, Timeouts, Token,
 };
-use opor_transport_traits::{Dialer, Listener};
+use opor_transport_traits::{Backoff, Dialer, Listener};
 use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::task::{JoinSet, spawn_blocking};
 
-use crate::backoff::Backoff;
 use crate::gallery::{Gallery, Rules};
 use crate::peers::{keep, serve};
 use crate::status::{PeerHandle, SyncEvent, SyncEvents, SyncStatus};

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
+use opor_transport_kit::WebAddress;
+#[cfg(feature = "tls")]
+use opor_transport_kit::tls;
 use opor_transport_traits::{
     Bytes, Dialer, Link, Peer, TransportError, TransportErrorKind as Kind, async_trait,
 };
@@ -16,11 +19,9 @@ use crate::carry::{Carrier, leave};
 use crate::event::Event;
 use crate::halves::link;
 use crate::lane::{Lane, Route, Unanswered};
+use crate::limits::NAME;
 use crate::stream::{EventStream, StreamError};
 use crate::terms::Terms;
-#[cfg(feature = "tls")]
-use crate::tls;
-use crate::url::Url;
 use crate::verdict::{Trouble, dial_refused, dial_unanswered};
 use crate::wire::{Complaint, SQUEEZE};
 
@@ -76,7 +77,7 @@ impl HttpDialer {
     /// `Misconfigured`, when it is no such address, when it holds credentials, or when it is `https://` and this was
     /// built without the feature `tls`.
     pub fn new(url: &str) -> Result<Self, TransportError> {
-        let url = Url::parse(url)?;
+        let url = WebAddress::parse(url, NAME, "http")?;
         if url.secure && !cfg!(feature = "tls") {
             return Err(TransportError::new(Kind::Misconfigured, "http: built without TLS"));
         }

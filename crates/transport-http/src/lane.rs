@@ -9,14 +9,13 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+#[cfg(feature = "tls")]
+use opor_transport_kit::tls;
+use opor_transport_kit::{WebAddress, tcp};
 use opor_transport_traits::{Bytes, TransportError, TransportErrorKind as Kind};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
-use crate::tcp;
-#[cfg(feature = "tls")]
-use crate::tls;
-use crate::url::Url;
 use crate::wire::{VERSION, VERSION_HEADER};
 
 /// The most bytes of the head of an answer, and what is read at once.
@@ -25,7 +24,7 @@ const HEAD_MAX: usize = 64 * 1024;
 /// How a server is reached, and what every request shows.
 #[derive(Clone)]
 pub(crate) struct Route {
-    pub(crate) url: Url,
+    pub(crate) url: WebAddress,
     pub(crate) authorization: Option<HeaderValue>,
     pub(crate) connect_timeout: Duration,
     #[cfg(feature = "tls")]
@@ -50,7 +49,7 @@ impl Route {
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, TransportError> {
         let connecting = async {
-            let stream = tcp::connect(&self.url.host, self.url.port).await;
+            let stream = tcp::connect(&self.url.host, self.url.port, None).await;
             let stream = stream.map_err(|error| self.failure(tcp::kind_of(&error)).with_source(error))?;
             #[cfg(feature = "tls")]
             if self.url.secure {

@@ -59,11 +59,7 @@ mod registry;
 mod server;
 mod state;
 mod stream;
-mod tcp;
 mod terms;
-#[cfg(feature = "tls")]
-mod tls;
-mod url;
 mod verdict;
 mod wire;
 
@@ -76,6 +72,7 @@ pub use carry::LINGER;
 pub use dialer::{Downstream, HttpDialer};
 pub use handover::{Accepted, Handover, handover};
 pub use limits::FRAME_MAX;
-pub use listener::{HttpListener, Knock, ListenOptions, Verdict};
+pub use listener::{HttpListener, ListenOptions};
+pub use opor_transport_kit::{Knock, Verdict};
 pub use options::ServerOptions;
 pub use server::{Answered, HttpServer, Load};

@@ -2,6 +2,9 @@
 
 use opor_transport_traits::LinkLimits;
 
+/// What errors begin with.
+pub(crate) const NAME: &str = "http";
+
 /// The bytes of the largest frame: four of the protocol's own, and little enough to hold twice for each link.
 pub const FRAME_MAX: usize = 256 * 1024;
 

@@ -7,23 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{HeaderValue, WWW_AUTHENTICATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use opor_transport_traits::{Link, Listener, Peer, TransportError, TransportErrorKind as Kind, async_trait};
+use opor_transport_kit::{Knock, Verdict, tcp};
+use opor_transport_traits::{Link, Listener, Peer, TransportError, async_trait};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::body::HttpBody;
 use crate::caller::Caller;
 use crate::handover::{Accepted, Handover, handover};
+use crate::limits::NAME;
 use crate::options::ServerOptions;
 use crate::server::{HttpServer, Load};
-use crate::tcp;
 
 /// How long the head of a request may take, and how long a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,61 +37,7 @@ const HEADERS_MAX: usize = 64;
 /// Below the usual limit of 1,024 open files, with room for the databases. A link takes three at most.
 const CONNECTIONS_MAX: usize = 768;
 
-/// How long to wait when the system cannot give us a connection, for want of file descriptors, say.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 type Judge = dyn Fn(&Knock<'_>) -> Verdict + Send + Sync;
-
-/// A request at the door: what it asks for and what it shows. Its `Debug` output leaves out what may be secret.
-#[derive(Clone, Copy)]
-pub struct Knock<'a> {
-    request: &'a Request<Incoming>,
-    from: SocketAddr,
-}
-
-impl Knock<'_> {
-    /// The path that it asks for: `/http-sync/garden`.
-    #[must_use]
-    pub fn path(&self) -> &str {
-        self.request.uri().path()
-    }
-
-    /// The query behind the path.
-    #[must_use]
-    pub fn query(&self) -> Option<&str> {
-        self.request.uri().query()
-    }
-
-    /// The bearer token (RFC 6750) that it shows.
-    #[must_use]
-    pub fn bearer(&self) -> Option<&str> {
-        let (scheme, token) = self.request.headers().get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-    }
-
-    /// Where it comes from.
-    #[must_use]
-    pub fn from(&self) -> SocketAddr {
-        self.from
-    }
-}
-
-impl fmt::Debug for Knock<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Knock").field("path", &self.path()).field("from", &self.from).finish_non_exhaustive()
-    }
-}
-
-/// Whether a request is let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It is.
-    Welcome,
-    /// It has not shown who it is: status 401.
-    Unauthorized,
-    /// It may not come here, whoever it is: status 403.
-    Forbidden,
-}
 
 /// How a listener treats those who dial.
 #[derive(Clone)]
@@ -174,8 +120,7 @@ impl HttpListener {
     /// # Panics
     /// Outside of a tokio runtime with IO and timers.
     pub fn bind(address: SocketAddr, options: ListenOptions) -> Result<Self, TransportError> {
-        let listener = tcp::listen(address).map_err(|error| cannot_listen(address).with_source(error))?;
-        let address = listener.local_addr().map_err(|error| cannot_listen(address).with_source(error))?;
+        let (listener, address) = tcp::listen(NAME, address, None)?;
         let (ready, accepted) = handover(format!("{}://{address}/", options.scheme()));
         let server = HttpServer::new(options.server.clone());
         tokio::spawn(welcome_all(listener, Arc::new(Door { server: server.clone(), ready, options })));
@@ -187,10 +132,6 @@ impl HttpListener {
     pub fn load(&self) -> Load {
         self.server.load()
     }
-}
-
-fn cannot_listen(address: SocketAddr) -> TransportError {
-    TransportError::new(Kind::Misconfigured, format!("http: listening at {address}"))
 }
 
 #[async_trait]
@@ -213,24 +154,15 @@ struct Door {
 
 /// Takes connections for as long as somebody listens, or a link needs them.
 async fn welcome_all(listener: TcpListener, door: Arc<Door>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let unused = async {
         door.ready.closed().await;
         door.server.idle().await;
     };
-    let welcoming = async {
-        loop {
-            let place = places.clone().acquire_owned().await.expect("the semaphore is not closed");
-            match listener.accept().await {
-                Ok((stream, from)) => drop(tokio::spawn(door.clone().welcome(stream, from, place))),
-                Err(_) => sleep(ACCEPT_PAUSE).await,
-            }
-        }
-    };
+    let welcome = |stream, from, place| drop(tokio::spawn(door.clone().welcome(stream, from, place)));
     tokio::select! {
         biased;
         () = unused => {}
-        () = welcoming => {}
+        never = tcp::accept_all(&listener, CONNECTIONS_MAX, welcome) => match never {},
     }
 }
 
@@ -266,10 +198,8 @@ impl Door {
     }
 
     async fn answer(&self, request: Request<Incoming>, from: SocketAddr) -> Response<HttpBody> {
-        match (self.options.judge)(&Knock { request: &request, from }) {
-            Verdict::Welcome => {}
-            Verdict::Unauthorized => return refusal(StatusCode::UNAUTHORIZED),
-            Verdict::Forbidden => return refusal(StatusCode::FORBIDDEN),
+        if let Some(status) = (self.options.judge)(&Knock::new(&request, from)).refusal() {
+            return refusal(status);
         }
         if self.ready.is_closed() && HttpServer::is_open(&request) {
             return HttpServer::nobody_listens();

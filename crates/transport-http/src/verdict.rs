@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, RETRY_AFTER};
+use opor_transport_kit::kind_of_status;
 use opor_transport_traits::{TransportError, TransportErrorKind as Kind};
 
 use crate::lane::{Route, Unanswered};
@@ -46,20 +47,6 @@ pub(crate) fn dial_refused(route: &Route, status: StatusCode, headers: &HeaderMa
             let about = format!("{target} answers {status}{}", again.unwrap_or_default());
             TransportError::new(kind_of_status(status), about)
         }
-    }
-}
-
-fn kind_of_status(status: StatusCode) -> Kind {
-    match status.as_u16() {
-        // Who we are, what we may, and rooms that are not there, or not any more.
-        401 | 402 | 403 | 404 | 407 | 410 | 451 => Kind::Refused,
-        429 | 503 => Kind::Overloaded,
-        408 | 504 => Kind::TimedOut,
-        // A proxy whose server is away, or a server that has failed.
-        500 | 502 => Kind::Unreachable,
-        // It is somewhere else.
-        300..=399 => Kind::Misconfigured,
-        _ => Kind::Incompatible,
     }
 }
 

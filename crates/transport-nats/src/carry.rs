@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use async_nats::{StatusCode, Subject, Subscriber};
 use futures_util::StreamExt as _;
+use opor_transport_kit::{Carriage, Command, Ending, left, refuse};
 use opor_transport_traits::{Bytes, CloseReason, Received, TransportError, TransportErrorKind as Kind};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::broker::Broker;
-use crate::ending::Ending;
 use crate::flow::Flow;
 use crate::wire::{FRAME_MAX, Message};
 
@@ -20,12 +21,6 @@ pub const LINGER: Duration = Duration::from_secs(30);
 
 /// How long the last words may take to reach the broker.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// What the sender asks of the task. It is done when it is answered; where the answer is dropped, nothing was done.
-pub(crate) enum Command {
-    Send(Bytes, oneshot::Sender<()>),
-    Close(CloseReason, oneshot::Sender<()>),
-}
 
 /// Two subjects at a broker.
 pub(crate) struct Wire {
@@ -41,31 +36,20 @@ pub(crate) struct Wire {
 }
 
 /// Carries a link until it ends.
-pub(crate) async fn carry(
-    wire: Wire,
-    commands: mpsc::Receiver<Command>,
-    give: mpsc::UnboundedSender<Received>,
-    ending: Arc<Ending>,
-    flow: Arc<Flow>,
-) {
+pub(crate) async fn carry(wire: Wire, carriage: Carriage, flow: Arc<Flow>) {
     let Wire { broker, breaks, mut inbox, ours, theirs, keepalive } = wire;
+    let Carriage { mut commands, give, ending } = carriage;
     let mut out = Out { broker, ours, theirs, number: 0 };
     let mut breaking = out.broker.breaks();
-    let mut commands = commands;
     let outcome = {
         // A loss is noted before the other side of the task is dropped, and with it the answers that somebody waits for.
-        let note = |error: TransportError| {
-            ending.lose(error.clone());
-            error
-        };
-        let reading = async { read_all(&mut inbox, &give, &ending, &flow).await.map_err(note) };
-        let writing =
-            async { write_all(&mut out, &mut commands, &ending, &flow, keepalive).await.map_err(note) };
-        let left = async { Err(note(left(&give, &ending).await)) };
-        let broken = async {
+        let reading = ending.noting(read_all(&mut inbox, &give, &ending, &flow));
+        let writing = ending.noting(write_all(&mut out, &mut commands, &ending, &flow, keepalive));
+        let left = ending.noting(async { Err(left(&give, &ending, LINGER).await) });
+        let broken = ending.noting(async {
             let _closed = breaking.wait_for(|now| *now != breaks).await;
-            Err(note(TransportError::lost("nats: the connection to the broker broke")))
-        };
+            Err(ending.lost("the connection to the broker broke"))
+        });
         tokio::select! {
             outcome = async { tokio::try_join!(reading, writing).map(|_| ()) } => outcome,
             outcome = left => outcome,
@@ -89,7 +73,7 @@ pub(crate) async fn carry(
 /// Reads until the peer has closed.
 async fn read_all(
     inbox: &mut Subscriber,
-    give: &mpsc::UnboundedSender<Received>,
+    give: &mpsc::Sender<Received>,
     ending: &Ending,
     flow: &Flow,
 ) -> Result<(), TransportError> {
@@ -125,10 +109,11 @@ async fn read_all(
                 flow.arrive(whole.len()).map_err(|_| breach("more on its way than is allowed"))?;
                 // Where the receiver has been dropped, the link has been closed (otherwise it is lost), and nobody
                 // misses what comes. The peer is let go on.
-                if let Err(unwanted) = give.send(Received::Frame(whole))
-                    && let Received::Frame(unwanted) = unwanted.0
-                {
-                    flow.give(unwanted.len());
+                let len = whole.len();
+                match give.try_send(Received::Frame(whole)) {
+                    Ok(()) => {}
+                    Err(TrySendError::Closed(_)) => flow.give(len),
+                    Err(TrySendError::Full(_)) => return Err(breach("more on its way than is allowed")),
                 }
             }
             Message::Credit(totals) => {
@@ -137,7 +122,7 @@ async fn read_all(
             Message::Close { reason, .. } => {
                 ending.peer_closes(reason.clone());
                 // As above.
-                let _ = give.send(Received::Closed(reason));
+                let _ = give.try_send(Received::Closed(reason));
                 return Ok(());
             }
             Message::Gone => return Err(TransportError::lost("nats: the peer dropped its end")),
@@ -192,8 +177,7 @@ async fn write_all(
     }
     // Calls that wait get no answer, and look up why.
     drop(waiting);
-    commands.close();
-    while commands.try_recv().is_ok() {}
+    refuse(commands);
     if ending.ours().is_none()
         && let Some(reason) = ending.theirs()
     {
@@ -207,16 +191,6 @@ async fn given_up(waiting: &mut Option<(Bytes, oneshot::Sender<()>)>) {
     if let Some((_, answer)) = waiting {
         answer.closed().await;
     }
-}
-
-/// Waits until the receiver is dropped where that is a loss; after a close it waits for the peer, but not for ever.
-async fn left(give: &mpsc::UnboundedSender<Received>, ending: &Ending) -> TransportError {
-    give.closed().await;
-    if !ending.is_closed() {
-        return TransportError::lost("nats: the receiver was dropped");
-    }
-    sleep(LINGER).await;
-    TransportError::lost("nats: the peer did not answer the close")
 }
 
 /// What this end says.

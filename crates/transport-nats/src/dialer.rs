@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::address::Address;
 use crate::broker::Broker;
 use crate::carry::Wire;
-use crate::halves::link;
+use crate::link::link;
 use crate::options::NatsOptions;
 use crate::subject::token;
 use crate::wire::{LinkId, Message};

@@ -15,7 +15,7 @@ use crate::address::Address;
 use crate::broker::Broker;
 use crate::carry::Wire;
 use crate::dialer::listens_at;
-use crate::halves::link;
+use crate::link::link;
 use crate::options::NatsOptions;
 use crate::wire::{LinkId, Message};
 

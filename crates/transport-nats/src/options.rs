@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use opor_transport_kit::tls::web_authorities;
 use opor_transport_traits::{TransportError, TransportErrorKind as Kind};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
 /// How long reaching the broker, or an answer, may take unless told otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -135,13 +136,6 @@ impl NatsOptions {
             None => web_authorities(),
         }
     }
-}
-
-/// Trusts the authorities that Mozilla trusts.
-fn web_authorities() -> Result<ClientConfig, rustls::Error> {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.into() };
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
-    Ok(config.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth())
 }
 
 impl fmt::Debug for NatsOptions {

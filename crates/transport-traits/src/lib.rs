@@ -24,6 +24,7 @@
 //! }
 //! ```
 
+mod backoff;
 mod close;
 pub mod contract;
 mod endpoint;
@@ -35,6 +36,7 @@ mod retry;
 pub use async_trait::async_trait;
 pub use bytes::Bytes;
 
+pub use backoff::Backoff;
 pub use close::{CloseCode, CloseReason};
 pub use endpoint::{Dialer, Listener};
 pub use error::{TransportError, TransportErrorKind};

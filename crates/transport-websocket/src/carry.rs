@@ -1,20 +1,17 @@
 //! The task that carries a link: it reads and writes side by side until both sides have closed, or the link is lost.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use opor_transport_traits::{
-    Bytes, CloseCode, CloseReason, Received, TransportError, TransportErrorKind as Kind,
-};
+use opor_transport_kit::{Carriage, Command, Ending, left, refuse};
+use opor_transport_traits::{CloseCode, CloseReason, Received, TransportError, TransportErrorKind as Kind};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::task::yield_now;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode as WireCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::ending::Ending;
 use crate::socket::{Socket, broken};
 
 /// How long a link that was closed and dropped here goes on for the peer to take what is left and to answer: enough for
@@ -24,28 +21,14 @@ pub const LINGER: Duration = Duration::from_secs(30);
 /// How long a peer that broke the rules has to take the reason.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What the sender asks of the task. It is done when it is answered; where the answer is dropped, nothing was done.
-pub(crate) enum Command {
-    Send(Bytes, oneshot::Sender<()>),
-    Close(CloseReason, oneshot::Sender<()>),
-}
-
 /// Carries a link until it ends.
-pub(crate) async fn carry<S: AsyncRead + AsyncWrite + Unpin>(
-    socket: Socket<S>,
-    mut commands: mpsc::Receiver<Command>,
-    give: mpsc::Sender<Received>,
-    ending: Arc<Ending>,
-) {
+pub(crate) async fn carry<S: AsyncRead + AsyncWrite + Unpin>(socket: Socket<S>, carriage: Carriage) {
+    let Carriage { mut commands, give, ending } = carriage;
     let outcome = {
         // A loss is noted before the other side of the task is dropped, and with it the answers that somebody waits for.
-        let note = |error: TransportError| {
-            ending.lose(error.clone());
-            error
-        };
-        let reading = async { read_all(&socket, &give, &ending).await.map_err(note) };
-        let writing = async { write_all(&socket, &mut commands, &ending).await.map_err(note) };
-        let left = async { Err(note(left(&give, &ending).await)) };
+        let reading = ending.noting(read_all(&socket, &give, &ending));
+        let writing = ending.noting(write_all(&socket, &mut commands, &ending));
+        let left = ending.noting(async { Err(left(&give, &ending, LINGER).await) });
         tokio::select! {
             outcome = async {
                 tokio::try_join!(reading, writing)?;
@@ -158,9 +141,7 @@ async fn write_all<S: AsyncRead + AsyncWrite + Unpin>(
             }
         }
     }
-    // Calls that wait get no answer, and look up why.
-    commands.close();
-    while commands.try_recv().is_ok() {}
+    refuse(commands);
     socket.flush().await.map_err(broken)
 }
 
@@ -168,16 +149,6 @@ async fn write_all<S: AsyncRead + AsyncWrite + Unpin>(
 async fn flush<S: AsyncRead + AsyncWrite + Unpin>(socket: &Socket<S>) -> Result<(), Error> {
     yield_now().await;
     socket.flush().await
-}
-
-/// Waits until the receiver is dropped where that is a loss; after a close it waits for the peer, but not for ever.
-async fn left(give: &mpsc::Sender<Received>, ending: &Ending) -> TransportError {
-    give.closed().await;
-    if !ending.is_closed() {
-        return TransportError::lost("websocket: the receiver was dropped");
-    }
-    sleep(LINGER).await;
-    TransportError::lost("websocket: the peer did not answer the close")
 }
 
 /// Tells a peer that it broke the rules.

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+#[cfg(feature = "tls")]
+use opor_transport_kit::tls;
+use opor_transport_kit::{WebAddress, tcp};
 use opor_transport_traits::{Dialer, Link, Peer, TransportError, TransportErrorKind as Kind, async_trait};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -11,13 +14,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::header::{AUTHORIZATION, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 
-use crate::halves::link;
 use crate::handshake::{SUBPROTOCOL, failed};
-use crate::socket::socket_config;
-use crate::tcp;
-#[cfg(feature = "tls")]
-use crate::tls;
-use crate::url::Url;
+use crate::link::{NAME, link};
+use crate::socket::{KERNEL_BUFFER, socket_config};
 
 /// How long a dial may take unless told otherwise: a slow line takes some seconds for its name, TCP and TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -35,7 +34,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// ```
 #[derive(Clone)]
 pub struct WebSocketDialer {
-    url: Url,
+    url: WebAddress,
     authorization: Option<HeaderValue>,
     connect_timeout: Duration,
     #[cfg(feature = "tls")]
@@ -50,7 +49,7 @@ impl WebSocketDialer {
     /// `Misconfigured`, when it is no such address, when it holds credentials, or when it is `wss://` and this was built
     /// without the feature `tls`.
     pub fn new(url: &str) -> Result<Self, TransportError> {
-        let url = Url::parse(url)?;
+        let url = WebAddress::parse(url, NAME, "ws")?;
         if url.secure && !cfg!(feature = "tls") {
             return Err(TransportError::new(Kind::Misconfigured, "websocket: built without TLS"));
         }
@@ -109,7 +108,7 @@ impl WebSocketDialer {
     }
 
     async fn connect(&self) -> Result<Link, TransportError> {
-        let stream = tcp::connect(&self.url.host, self.url.port).await;
+        let stream = tcp::connect(&self.url.host, self.url.port, Some(KERNEL_BUFFER)).await;
         let stream = stream.map_err(|error| self.failure(tcp::kind_of(&error)).with_source(error))?;
         #[cfg(feature = "tls")]
         if self.url.secure {

@@ -38,15 +38,10 @@
 
 mod carry;
 mod dialer;
-mod ending;
-mod halves;
 mod handshake;
+mod link;
 mod listener;
 mod socket;
-mod tcp;
-#[cfg(feature = "tls")]
-mod tls;
-mod url;
 
 /// The library below, whose types [`link`] and [`socket_config`] use.
 pub use tokio_tungstenite;
@@ -56,7 +51,8 @@ pub use rustls;
 
 pub use carry::LINGER;
 pub use dialer::WebSocketDialer;
-pub use halves::link;
-pub use handshake::{Knock, SUBPROTOCOL, Verdict};
+pub use handshake::SUBPROTOCOL;
+pub use link::link;
 pub use listener::{ListenOptions, WebSocketListener};
+pub use opor_transport_kit::{Knock, Verdict};
 pub use socket::{FRAME_MAX, socket_config};

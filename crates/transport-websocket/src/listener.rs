@@ -5,18 +5,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use opor_transport_kit::{Knock, Verdict, tcp};
 use opor_transport_traits::{Link, Listener, Peer, TransportError, TransportErrorKind as Kind, async_trait};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_tungstenite::accept_hdr_async_with_config;
 
-use crate::halves::link;
-use crate::handshake::{Knock, Verdict, answer};
-use crate::socket::socket_config;
-use crate::tcp;
+use crate::handshake::answer;
+use crate::link::{NAME, link};
+use crate::socket::{KERNEL_BUFFER, socket_config};
 
 /// How long a dialer has for its handshake unless told otherwise.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,9 +26,6 @@ const HANDSHAKES_MAX: usize = 512;
 
 /// How many links wait to be accepted; further ones wait with their handshakes.
 const READY_MAX: usize = 64;
-
-/// How long to wait when the system cannot give us a connection, for want of file descriptors, say.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 type Judge = dyn Fn(&Knock<'_>) -> Verdict + Send + Sync;
 
@@ -122,8 +119,7 @@ impl WebSocketListener {
     /// # Panics
     /// Outside of a tokio runtime with IO.
     pub fn bind(address: SocketAddr, options: ListenOptions) -> Result<Self, TransportError> {
-        let listener = tcp::listen(address).map_err(|error| cannot_listen(address).with_source(error))?;
-        let address = listener.local_addr().map_err(|error| cannot_listen(address).with_source(error))?;
+        let (listener, address) = tcp::listen(NAME, address, Some(KERNEL_BUFFER))?;
         Ok(Self::over(listener, address, options))
     }
 
@@ -133,10 +129,6 @@ impl WebSocketListener {
         let task = tokio::spawn(welcome_all(listener, ready, options));
         Self { address, links, task }
     }
-}
-
-fn cannot_listen(address: SocketAddr) -> TransportError {
-    TransportError::new(Kind::Misconfigured, format!("websocket: listening at {address}"))
 }
 
 #[async_trait]
@@ -158,17 +150,11 @@ impl Drop for WebSocketListener {
 }
 
 async fn welcome_all(listener: TcpListener, ready: mpsc::Sender<Link>, options: ListenOptions) {
-    let places = Arc::new(Semaphore::new(options.handshakes_max));
-    loop {
-        let place = places.clone().acquire_owned().await.expect("the semaphore is not closed");
-        match listener.accept().await {
-            Ok((stream, from)) => {
-                let visit = Visit { ready: ready.clone(), options: options.clone(), from, _place: place };
-                drop(tokio::spawn(visit.welcome(stream)));
-            }
-            Err(_) => sleep(ACCEPT_PAUSE).await,
-        }
-    }
+    let welcome = |stream, from, place| {
+        let visit = Visit { ready: ready.clone(), options: options.clone(), from, _place: place };
+        drop(tokio::spawn(visit.welcome(stream)));
+    };
+    match tcp::accept_all(&listener, options.handshakes_max, welcome).await {}
 }
 
 /// One handshake, in a task of its own: who is slow here is slow alone, and who fails here fails alone.

@@ -29,7 +29,8 @@ pub(crate) struct View<'a> {
     received: Count,
     sent: Count,
     status: SyncStatus,
-    /// What is expected during the catch-up, where that is known, and how far it is: commits from there, commits from here.
+    /// What is expected during the catch-up, where that is known, and how far it is: commits from there (messages, where a
+    /// broker counts those), commits from here.
     expected: [Option<u64>; 2],
     reached: [u64; 2],
     /// When something travelled last.
@@ -130,6 +131,9 @@ impl<'a> View<'a> {
     pub(crate) fn status(&mut self, status: &SyncStatus) -> io::Result<()> {
         if self.status == *status {
             return Ok(());
+        }
+        if let SyncStatus::CatchingUp { by: CatchUp::Log, done, total: Some(total) } = status {
+            (self.expected[0], self.reached[0]) = (Some(*total), *done);
         }
         // How far it is is drawn, and not told line by line.
         let same = std::mem::discriminant(&self.status) == std::mem::discriminant(status);
@@ -342,6 +346,13 @@ mod tests {
         view.expects(DbVersion(10), Some(DbVersion(u64::MAX)));
         assert_eq!(view.share(), Some((74, u64::MAX)), "a hub may say anything");
         view.expects(DbVersion(10), None);
-        assert_eq!(view.share(), None, "a broker does not tell");
+        assert_eq!(view.share(), None, "a broker has not told yet");
+        let reading = |done, total| SyncStatus::CatchingUp { by: CatchUp::Log, done, total };
+        view.status(&reading(0, None)).expect("written");
+        assert_eq!(view.share(), None, "it does not know yet");
+        view.status(&reading(5, Some(20))).expect("written");
+        assert_eq!(view.share(), Some((9, 30)));
+        view.status(&reading(21, Some(21))).expect("written");
+        assert_eq!(view.share(), Some((25, 31)), "one more came meanwhile");
     }
 }

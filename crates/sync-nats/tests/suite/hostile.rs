@@ -187,6 +187,36 @@ async fn a_forged_snapshot_is_replaced_by_a_true_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forged_snapshot_stops_nobody_who_reads() {
+    let broker = broker();
+    let (phone, laptop) = (Replica::new().await, Replica::new().await);
+    let rooms = [phone.join(&broker).await, laptop.join(&broker).await];
+    phone.publish(&rooms[0], 0..5, "x").await;
+    laptop.holds(&rows(0..5, "x")).await;
+    let context = stranger(&broker).await;
+    // It says that a message has been removed that nobody has looked for yet.
+    let record = notice("0a0b")[4..].to_vec();
+    let forged = context.publish(SNAPSHOT, record.into()).await.expect("sent").await.expect("stored");
+    let mut events = rooms[1].events();
+    // More than is read without a look at what was removed.
+    phone.publish(&rooms[0], 5..130, "x").await;
+    laptop.holds(&rows(0..130, "x")).await;
+    let made = |event: &RoomEvent| matches!(event, RoomEvent::SnapshotTaken { .. }).then_some(());
+    let wanted = |event: &RoomEvent| matches!(event, RoomEvent::SnapshotWanted { .. }).then_some(());
+    event(&mut events, wanted).await;
+    // Somebody replaces it by a true one.
+    let newcomer = Replica::new().await;
+    let room = newcomer.joining(&broker).join().await.expect("it joins");
+    event(&mut room.events(), made).await;
+    newcomer.holds(&rows(0..130, "x")).await;
+    assert!(
+        rooms.iter().all(|room| room.counts().connects == 1),
+        "the others went on; forged was {}",
+        forged.sequence
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parts_are_those_that_were_announced_or_none() {
     let broker = broker();
     let phone = Replica::new().await;

@@ -103,6 +103,23 @@ impl Replica {
         .await;
     }
 
+    /// Keeps whoever writes to the file waiting, from when it returns until what it returns is dropped.
+    pub(crate) async fn stall(&self) -> Stall {
+        let (begun, is_stalled) = tokio::sync::oneshot::channel();
+        let (stall, end) = std::sync::mpsc::channel::<()>();
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            let job = move |_: &mut Store| {
+                begun.send(()).expect("the test waits for it");
+                // It ends when the other end is dropped.
+                let _ = end.recv();
+            };
+            store.write(job).await.expect("the handle is open");
+        });
+        is_stalled.await.expect("the handle is open");
+        Stall { _end: stall }
+    }
+
     pub(crate) async fn rows(&self) -> Vec<(i64, String)> {
         let job = |store: &Store| {
             let mut select = store.prepare("SELECT id, title FROM todos ORDER BY id")?;
@@ -127,6 +144,11 @@ impl Replica {
             panic!("{} rows of {}; lacks {missing:?}, and has {extra:?}", rows.len(), expected.len());
         }
     }
+}
+
+/// See [`Replica::stall`].
+pub(crate) struct Stall {
+    _end: std::sync::mpsc::Sender<()>,
 }
 
 fn open(folder: &TempDir) -> StoreHandle {

@@ -1,6 +1,7 @@
 //! What a room is for: all hold the same in the end, whoever was there when.
 
-use opor_sync_nats::{JoinError, ResetReason, RoomEvent, RoomStatus};
+use opor_nats_server::NatsServer;
+use opor_sync_nats::{JoinError, ResetReason, RoomCatchUp, RoomEvent, RoomStatus};
 
 use crate::replica::{Replica, STREAM, becomes, broker, event, is_live, rows, stranger, within};
 
@@ -80,6 +81,106 @@ async fn what_was_missed_is_read_before_anything_is_published() {
     }
     assert_eq!(merged, 100, "it may have been told of deletes of what it publishes");
     phone.holds(&[rows(0..100, "x"), rows(200..201, "x")].concat()).await;
+}
+
+/// Catches up with 200 messages, and commits three rows of this title in the middle; `known` rows of it were there before. That
+/// they are published, once, and nothing else.
+async fn writes_while_it_catches_up(
+    laptop: &Replica,
+    title: &str,
+    broker: &NatsServer,
+    phone: &Replica,
+    known: usize,
+) {
+    let room = laptop.joining(broker).join().await.expect("it joins");
+    let mut events = room.events();
+    let merged = |event: &RoomEvent| match event {
+        RoomEvent::Merged { .. } => Some(true),
+        RoomEvent::CaughtUp | RoomEvent::Published { .. } => Some(false),
+        _ => None,
+    };
+    let changes = [
+        format!("INSERT INTO todos SELECT max(id) + 1000, '{title}' FROM todos"),
+        // One that has come.
+        format!(
+            "UPDATE todos SET title = '{title}' WHERE id = (SELECT min(id) FROM todos WHERE title = 'x')"
+        ),
+        // One that is still to come, and was written earlier.
+        format!("INSERT INTO todos VALUES (199 - {}, '{title}')", title.len()),
+    ];
+    let written = known + changes.len();
+    for change in changes {
+        for _ in 0..30 {
+            assert!(event(&mut events, merged).await, "this is not the middle any more");
+        }
+        laptop.write(change).await;
+    }
+    let last = laptop.store.read(|store| store.db_version().expect("it has one")).await.expect("it is open");
+    let (mut told, mut total) = (Vec::new(), 0);
+    loop {
+        let published = |event: &RoomEvent| match event {
+            RoomEvent::Published { rows, version, .. } => Some((*rows, *version)),
+            _ => None,
+        };
+        let (rows, version) = event(&mut events, published).await;
+        told.push((rows, version));
+        total += rows;
+        if version >= last {
+            break;
+        }
+    }
+    assert_eq!(total, written, "{told:?}");
+    is_live(&room).await;
+    phone.holds(&laptop.rows().await).await;
+    let rows = phone.rows().await;
+    assert_eq!(rows.iter().filter(|row| row.1 == title).count(), written, "{rows:?}");
+    // Neither is anything left for the next time.
+    room.stop().await;
+    let room = laptop.join(broker).await;
+    let last = laptop.store.read(|store| store.db_version().expect("it has one")).await.expect("it is open");
+    within("all to be noted", room.published().wait_for(|version| *version >= last)).await.expect("joined");
+    assert_eq!(room.counts().published, 0);
+    room.stop().await;
+}
+
+/// On one thread, so that what is written at an event is written in the middle.
+#[tokio::test]
+async fn what_is_committed_in_the_middle_of_a_catch_up_is_published_once() {
+    let broker = broker();
+    let [phone, tablet, laptop] = [Replica::new().await, Replica::new().await, Replica::new().await];
+    let room = phone.join(&broker).await;
+    // One that was here before, and one that comes for the first time with something of its own.
+    tablet.join(&broker).await.stop().await;
+    phone.publish(&room, 0..200, "x").await;
+    writes_while_it_catches_up(&tablet, "tablet", &broker, &phone, 0).await;
+    laptop.insert(5000..5002, "a laptop").await;
+    writes_while_it_catches_up(&laptop, "a laptop", &broker, &phone, 2).await;
+}
+
+#[tokio::test]
+async fn how_far_a_catch_up_is_and_how_far_it_goes_is_told() {
+    let broker = broker();
+    let (phone, laptop) = (Replica::new().await, Replica::new().await);
+    let room = phone.join(&broker).await;
+    phone.publish(&room, 0..50, "x").await;
+    let room = laptop.joining(&broker).join().await.expect("it joins");
+    let mut status = room.status();
+    let mut seen = Vec::new();
+    loop {
+        within("a status", status.changed()).await.expect("it is joined");
+        match status.borrow_and_update().clone() {
+            RoomStatus::CatchingUp { by: RoomCatchUp::Log, done, total } => seen.push((done, total)),
+            RoomStatus::Live => break,
+            RoomStatus::Connecting => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let known: Vec<_> = seen.iter().filter_map(|(done, total)| total.map(|total| (*done, total))).collect();
+    assert!(known.iter().all(|(_, total)| *total == 50), "{known:?}");
+    assert!(known.is_sorted(), "{known:?}");
+    assert!(known.len() > 10, "it goes step by step: {known:?}");
+    assert_eq!(known.last(), Some(&(50, 50)));
+    laptop.holds(&rows(0..50, "x")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

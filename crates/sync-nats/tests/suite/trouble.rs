@@ -169,6 +169,47 @@ async fn a_broker_that_lost_its_end_gets_it_back() {
     fresh.holds(&[rows(0..10, "x"), rows(20..40, "y")].concat()).await;
 }
 
+/// On one thread, so that a replica that is dropped at an event has not got further.
+#[tokio::test]
+async fn a_start_over_that_is_cut_short_is_taken_up_again() {
+    let mut broker = broker();
+    let (mut phone, laptop) = (Replica::new().await, Replica::new().await);
+    let rooms = [phone.join(&broker).await, laptop.join(&broker).await];
+    phone.publish(&rooms[0], 0..3, "x").await;
+    laptop.holds(&rows(0..3, "x")).await;
+    broker.stop().expect("it stops");
+    let backup = tempfile::tempdir().expect("a folder");
+    copy(&broker.store(), backup.path());
+    broker.start().expect("it starts");
+    is_live(&rooms[1]).await;
+    laptop.insert(10..15, "from the dead").await;
+    let all = [rows(0..3, "x"), rows(10..15, "from the dead")].concat();
+    phone.holds(&all).await;
+    // The end that is lost is the laptop's, and the laptop is never seen again: all that the phone published is still there.
+    drop(rooms);
+    drop(laptop);
+    broker.kill().expect("it dies");
+    broker.wipe().expect("it is wiped");
+    copy(backup.path(), &broker.store());
+    broker.start().expect("it starts");
+
+    let room = phone.joining(&broker).join().await.expect("it joins");
+    let mut events = room.events();
+    assert_eq!(reset(&mut events).await, ResetReason::LostEnd);
+    // It reads from the beginning, so the new place has been noted; nothing has been published.
+    event(&mut events, |event| matches!(event, RoomEvent::Merged { .. }).then_some(())).await;
+    assert_eq!(room.counts().published, 0);
+    drop(room);
+    phone.reopen();
+
+    let room = phone.joining(&broker).join().await.expect("it joins");
+    assert_eq!(reset(&mut room.events()).await, ResetReason::Interrupted);
+    is_live(&room).await;
+    let newcomer = Replica::new().await;
+    let _newcomer = newcomer.join(&broker).await;
+    newcomer.holds(&all).await;
+}
+
 fn copy(source: &Path, target: &Path) {
     std::fs::create_dir_all(target).expect("a folder");
     for entry in std::fs::read_dir(source).expect("a folder") {

@@ -9,7 +9,7 @@ use anyhow::{anyhow, bail, ensure};
 use opor_core::DbVersion;
 use opor_store::{Store, StoreHandle};
 use opor_sync::{CatchUp, SyncStatus};
-use opor_sync_nats::{Backoff, RoomEvent, RoomEvents, RoomLog, RoomStatus, Skip};
+use opor_sync_nats::{RoomCatchUp, RoomEvent, RoomEvents, RoomLog, RoomStatus, Skip};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -76,7 +76,7 @@ pub(crate) async fn follow(
     let target = store.read(Store::db_version).await??;
     let joining = RoomLog::builder(store.clone(), address.broker.as_str(), address.room.as_str())
         .options(address.options.clone())
-        .backoff(Backoff { first: BACKOFF.first, max: BACKOFF.max })
+        .backoff(BACKOFF)
         .look_every(LOOK_EVERY);
     let room = joining.join().await?;
     // Nothing has run since, on a runtime of one thread: the first event is not missed.
@@ -132,7 +132,13 @@ impl Following<'_, '_> {
                     self.view.status(&match now {
                         RoomStatus::Offline => SyncStatus::Offline,
                         RoomStatus::Connecting => SyncStatus::Connecting,
-                        RoomStatus::CatchingUp => SyncStatus::CatchingUp { by: CatchUp::Log, done: 0, total: None },
+                        RoomStatus::CatchingUp { by, done, total } => {
+                            let by = match by {
+                                RoomCatchUp::Log => CatchUp::Log,
+                                RoomCatchUp::Snapshot => CatchUp::Snapshot,
+                            };
+                            SyncStatus::CatchingUp { by, done, total }
+                        }
                         RoomStatus::Live => SyncStatus::Live { lag: 0 },
                         RoomStatus::Refused { reason } => return Err(anyhow!("{reason}")),
                     })?;
