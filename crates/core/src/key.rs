@@ -204,10 +204,13 @@ impl fmt::Debug for PackedKey {
 }
 
 fn push_int(kind: u8, value: u64, out: &mut Vec<u8>) {
-    let bytes = value.to_be_bytes();
-    let skipped = value.leading_zeros() as usize / 8;
-    out.push(((8 - skipped) as u8) << 3 | kind);
-    out.extend_from_slice(&bytes[skipped..]);
+    let skipped = value.leading_zeros() / 8;
+    let mut bytes = [0; 9];
+    bytes[0] = ((8 - skipped) as u8) << 3 | kind;
+    bytes[1..].copy_from_slice(&(u128::from(value) << (8 * skipped)).to_be_bytes()[8..]);
+    // All nine are copied in a few instructions; as many as are needed would take a call.
+    out.extend_from_slice(&bytes);
+    out.truncate(out.len() - skipped as usize);
 }
 
 fn push_bytes(kind: u8, bytes: &[u8], out: &mut Vec<u8>) {

@@ -10,57 +10,24 @@ use rusqlite::Error;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::block::{BLOCK_SHIFT, Block, CellClock, Group};
+use crate::buried::Buried;
 use crate::catalog::Table;
+use crate::clock_table::{ClockSql, Record};
 use crate::colset::ColSet;
 use crate::journal::{Entries, Entry, Journal};
-use crate::sqlite::{Db, Stmt, failure};
+use crate::sqlite::{Db, failure};
 use crate::tombs::{Tomb, TombId, Tombs, compact};
 use crate::varint::DamagedRecord;
 
 /// Where a block is: the table's id and the block's number.
 pub(crate) type BlockId = (u32, i64);
-/// A block with, in a keyed table, the packed key of its only row.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Record {
-    pub(crate) block: Block,
-    pub(crate) key: Option<Box<[u8]>>,
-    /// It was read from the clock table: it is written over there, unless it has been deleted since.
-    pub(crate) stored: bool,
-    /// The version of the commit of the tail that changed it last.
-    filed: u64,
-}
-
-impl Record {
-    /// As it stands in the clock table.
-    pub(crate) fn stored(max_dv: u64, groups: &[u8], key: &[u8]) -> Result<Self, DamagedRecord> {
-        let block = Block::decode(max_dv, groups)?;
-        Ok(Self { block, key: (!key.is_empty()).then(|| key.into()), stored: true, filed: 0 })
-    }
-
-    /// Runs a statement that writes the record; `groups` are its encoded groups.
-    fn write(&self, stmt: &mut Stmt, block: i64, groups: &[u8]) -> Result<(), Error> {
-        let mut run = stmt.start();
-        run.bind_integer(self.block.max_dv.cast_signed())?;
-        run.bind_blob(groups)?;
-        match &self.key {
-            Some(key) => run.bind_blob(key)?,
-            // Marks blocks that tell of dead rows only.
-            None if self.block.live() == 0 => run.bind_blob(&[])?,
-            None => run.bind(ValueRef::Null)?,
-        }
-        run.bind_integer(block)?;
-        run.step()?;
-        Ok(())
-    }
-}
 
 /// One layer of changes over the clock tables.
 #[derive(Debug, Default)]
 pub(crate) struct Layer {
     /// A record without groups says the block is gone.
     pub(crate) blocks: FxHashMap<BlockId, Record>,
-    /// `None` says the tombstone is gone.
-    pub(crate) tombs: FxHashMap<TombId, Option<Tomb>>,
+    pub(crate) tombs: Buried,
     /// The commit takes a version whether or not a clock changes: something was put into quarantine under it.
     pub(crate) takes_version: bool,
     /// Which commit of the tail changed which block, oldest first: what is new is at the end.
@@ -84,7 +51,7 @@ impl Layer {
 
     fn append(&mut self, upper: &mut Self) {
         self.blocks.extend(upper.blocks.drain());
-        self.tombs.extend(upper.tombs.drain());
+        self.tombs.append(&mut upper.tombs);
         // It is told where it was staged, and says nothing of what is below.
         upper.takes_version = false;
     }
@@ -107,28 +74,12 @@ impl Layer {
 
     /// The tombstones, unless no commit of the tail after `base` changed one.
     pub(crate) fn tombs_since(&self, base: u64) -> impl Iterator<Item = (&TombId, &Option<Tomb>)> {
-        self.tombs.iter().take(if self.tombs_filed > base { usize::MAX } else { 0 })
+        self.tombs.by_key().iter().take(if self.tombs_filed > base { usize::MAX } else { 0 })
     }
 }
 
-/// The statements on one clock table.
-#[derive(Debug)]
-struct ClockSql {
-    get: Stmt,
-    put: Stmt,
-    update: Stmt,
-    delete: Stmt,
-    /// No block at or above this number is in the clock table.
-    end: i64,
-}
-
-impl ClockSql {
-    fn exists(&mut self, block: i64) -> Result<bool, Error> {
-        let mut row = self.get.start();
-        row.bind_integer(block)?;
-        row.step()
-    }
-}
+/// From this many blocks on one statement reads them all.
+const RANGE_MIN: i64 = 4;
 
 /// All three layers.
 #[derive(Debug)]
@@ -148,6 +99,9 @@ pub(crate) struct Clocks {
     pub(crate) hash_seed: u64,
     /// By table, the longest causal length among tombstones that compaction has dropped.
     pub(crate) cut_lengths: FxHashMap<u32, u64>,
+    /// Reads blocks one by one, as a measure of reading many.
+    #[cfg(test)]
+    pub(crate) one_by_one: bool,
 }
 
 /// The rowid that a packed key of one integer is.
@@ -181,6 +135,8 @@ impl Clocks {
             known: FxHashSet::default(),
             hash_seed: 0,
             cut_lengths: FxHashMap::default(),
+            #[cfg(test)]
+            one_by_one: false,
         }
     }
 
@@ -210,11 +166,17 @@ impl Clocks {
         self.mirror.len() + self.staged.len()
     }
 
+    /// Lets the tombstones of the upper layers be found by key.
+    pub(crate) fn settle_tombs(&mut self) {
+        self.mirror.tombs.settle();
+        self.staged.tombs.settle();
+    }
+
     /// Forgets a table that is gone.
     pub(crate) fn forget_table(&mut self, table: u32) {
         for layer in [&mut self.staged, &mut self.mirror] {
             layer.blocks.retain(|id, _| id.0 != table);
-            layer.tombs.retain(|id, _| id.0 != table);
+            layer.tombs.forget_table(table);
         }
     }
 
@@ -227,7 +189,7 @@ impl Clocks {
         }
         if !staged.tombs.is_empty() {
             mirror.tombs_filed = dv;
-            mirror.tombs.extend(staged.tombs.drain());
+            mirror.tombs.append(&mut staged.tombs);
         }
         staged.takes_version = false;
         self.journal.clear();
@@ -264,7 +226,7 @@ impl Clocks {
                     self.below(id)?.block.put(group);
                 }
                 Entry::Tomb(table, key, tomb) if self.known.contains(&table) => {
-                    self.mirror.tombs.insert((table, key.into()), tomb);
+                    self.mirror.tombs.set((table, key.into()), tomb);
                     self.mirror.tombs_filed = dv;
                     continue;
                 }
@@ -286,33 +248,17 @@ impl Clocks {
         Ok(self.mirror.blocks.get_mut(&id).expect("it was there or has just been inserted"))
     }
 
-    fn clock_sql(&mut self, table: u32) -> Result<&mut ClockSql, Error> {
+    fn clock_sql(&mut self, table: u32) -> &mut ClockSql {
         let db = self.db;
-        match self.sql.entry(table) {
-            std::collections::hash_map::Entry::Occupied(entry) => Ok(entry.into_mut()),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                let name = format!("opor_clock_{table}");
-                Ok(entry.insert(ClockSql {
-                    get: db.prepare(&format!("SELECT max_db_version, groups, key FROM {name} WHERE block = ?"))?,
-                    put: db.prepare(&format!(
-                        "INSERT OR REPLACE INTO {name}(max_db_version, groups, key, block) VALUES (?, ?, ?, ?)"
-                    ))?,
-                    update: db.prepare(&format!(
-                        "UPDATE {name} SET max_db_version = ?, groups = ?, key = ? WHERE block = ?"
-                    ))?,
-                    delete: db.prepare(&format!("DELETE FROM {name} WHERE block = ?"))?,
-                    end: i64::MAX,
-                }))
-            }
-        }
+        self.sql.entry(table).or_insert_with(|| ClockSql::new(db, table))
     }
 
     fn read_block(&mut self, id: BlockId) -> Result<Option<Record>, Error> {
-        let sql = self.clock_sql(id.0)?;
+        let sql = self.clock_sql(id.0);
         if id.1 >= sql.end {
             return Ok(None);
         }
-        let mut row = sql.get.start();
+        let mut row = sql.get()?.start();
         row.bind_integer(id.1)?;
         if !row.step()? {
             return Ok(None);
@@ -322,16 +268,7 @@ impl Clocks {
 
     /// Learns where the clock table ends, so that a bulk insert need not look for blocks that cannot exist.
     pub(crate) fn learn_end(&mut self, table: u32) -> Result<(), Error> {
-        if self.clock_sql(table)?.end == i64::MAX {
-            let max = self.db.prepare(&format!("SELECT max(block), count(*) > 0 FROM (SELECT block FROM opor_clock_{table} ORDER BY block DESC LIMIT 1)"));
-            let mut max = max?;
-            let mut row = max.start();
-            let end =
-                if row.step()? && row.integer(1) != 0 { row.integer(0).saturating_add(1) } else { i64::MIN };
-            drop(row);
-            self.clock_sql(table)?.end = end;
-        }
-        Ok(())
+        self.clock_sql(table).learn_end()
     }
 
     /// A block, to be read; one that does not exist is empty.
@@ -358,6 +295,48 @@ impl Clocks {
         }
         let record = self.staged.blocks.get_mut(&id).expect("it was there or has just been inserted");
         Ok(Staged { record, journal: &mut self.journal, id })
+    }
+
+    /// As [`stage`](Self::stage), with the tombstones that the open transaction has written.
+    pub(crate) fn stage_with_tombs(&mut self, id: BlockId) -> Result<(Staged<'_>, &mut Buried), Error> {
+        self.stage(id)?;
+        let Self { staged, journal, .. } = self;
+        let record = staged.blocks.get_mut(&id).expect("it has just been staged");
+        Ok((Staged { record, journal, id }, &mut staged.tombs))
+    }
+
+    /// Reads blocks that are about to be staged, from the first to the last of these numbers. To read them one by one takes
+    /// eight times as long.
+    pub(crate) fn stage_range(&mut self, table: u32, first: i64, last: i64) -> Result<(), Error> {
+        if last.saturating_sub(first) < RANGE_MIN {
+            return Ok(());
+        }
+        #[cfg(test)]
+        if self.one_by_one {
+            return Ok(());
+        }
+        self.cached = None;
+        let sql = self.clock_sql(table);
+        if first >= sql.end {
+            return Ok(());
+        }
+        let mut rows = sql.range()?.start();
+        rows.bind_integer(first)?;
+        rows.bind_integer(last)?;
+        let mut found = Vec::new();
+        while rows.step()? {
+            let record = Record::stored(rows.integer(1).cast_unsigned(), rows.blob(2), rows.blob(3));
+            found.push(((table, rows.integer(0)), record.map_err(damaged)?));
+        }
+        drop(rows);
+        self.staged.blocks.reserve(found.len());
+        for (id, record) in found {
+            // What the mirror holds is newer.
+            if !self.mirror.blocks.contains_key(&id) {
+                self.staged.blocks.entry(id).or_insert(record);
+            }
+        }
+        Ok(())
     }
 
     /// Where a row of a keyed table is, or would be: its block number, and whether it is there.
@@ -396,7 +375,7 @@ impl Clocks {
             return Ok(true);
         }
         let Self { tombs, mirror, staged, .. } = self;
-        tombs.possible(table, || mirror.tombs.keys().chain(staged.tombs.keys()).any(|id| id.0 == table))
+        tombs.possible(table, || mirror.tombs.names(table) || staged.tombs.names(table))
     }
 
     /// The tombstone of a key.
@@ -410,7 +389,7 @@ impl Clocks {
         }
         let id = (table.id, compact(key));
         if let Some(tomb) = self.staged.tombs.get(&id).or_else(|| self.mirror.tombs.get(&id)) {
-            return Ok(*tomb);
+            return Ok(tomb);
         }
         self.tombs.stored(id.0, &id.1)
     }
@@ -431,16 +410,21 @@ impl Clocks {
             self.stage((table.id, block))?.bury(bit, tomb);
             return Ok(());
         }
-        self.tombs.expect(table.id);
-        self.staged.tombs.insert((table.id, compact(key)), Some(tomb));
+        self.expect_tombs(table.id);
+        self.staged.tombs.bury(table.id, key, tomb);
         Ok(())
+    }
+
+    /// From now on a key of this table may have a tombstone.
+    pub(crate) fn expect_tombs(&mut self, table: u32) {
+        self.tombs.expect(table);
     }
 
     /// Takes the tombstone of a key away in the open transaction. Where the rowid is the key there is nothing to do:
     /// the row's new clocks hide it.
     pub(crate) fn unbury(&mut self, table: &Table, key: &[u8]) {
         if !table.rowid_is_key {
-            self.staged.tombs.insert((table.id, compact(key)), None);
+            self.staged.tombs.set((table.id, compact(key)), None);
         }
     }
 
@@ -460,33 +444,35 @@ impl Clocks {
     }
 
     fn write_layer(&mut self, layer: &Layer) -> Result<(), Error> {
-        let db = self.db;
         let mut ids: Vec<BlockId> = layer.blocks.keys().copied().collect();
         ids.sort_unstable();
         let mut groups = Vec::new();
+        // Neighbouring blocks that are gone, by the number after the last.
+        let mut gone: Option<(BlockId, i64)> = None;
         for id in ids {
             let record = &layer.blocks[&id];
-            let sql = self.clock_sql(id.0)?;
+            let sql = self.clock_sql(id.0);
             // A keyed row that another gave way to keeps its place, or that other could not be found.
             if record.block.groups.is_empty() && (record.key.is_none() || !sql.exists(id.1 + 1)?) {
-                sql.delete.run(&[id.1])?;
+                match &mut gone {
+                    Some(((table, _), end)) if (*table, *end) == id && record.key.is_none() => *end += 1,
+                    _ => self.delete_blocks(gone.replace((id, id.1.saturating_add(1))))?,
+                }
                 continue;
             }
             groups.clear();
             record.block.encode(&mut groups);
-            // Replacing a row costs twice as much as updating it.
-            let updated = record.stored && {
-                record.write(&mut sql.update, id.1, &groups)?;
-                db.changes() > 0
-            };
-            if !updated {
-                record.write(&mut sql.put, id.1, &groups)?;
-            }
-            if sql.end != i64::MAX {
-                sql.end = sql.end.max(id.1.saturating_add(1));
-            }
+            sql.write(id.1, record, &groups)?;
         }
-        self.tombs.write(layer.tombs.iter())
+        self.delete_blocks(gone)?;
+        self.tombs.write(&layer.tombs)
+    }
+
+    fn delete_blocks(&mut self, gone: Option<(BlockId, i64)>) -> Result<(), Error> {
+        match gone {
+            Some(((table, first), end)) => self.clock_sql(table).delete(first, end - 1),
+            None => Ok(()),
+        }
     }
 
     /// Whether anything is known of rows of a table that is not found by key, be it that they are gone; `false` is certain.
@@ -504,12 +490,7 @@ impl Clocks {
         block.encode(&mut groups);
         self.cached = None;
         let record = Record { block, ..Record::default() };
-        let sql = self.clock_sql(id.0)?;
-        record.write(&mut sql.put, id.1, &groups)?;
-        if sql.end != i64::MAX {
-            sql.end = sql.end.max(id.1.saturating_add(1));
-        }
-        Ok(())
+        self.clock_sql(id.0).write(id.1, &record, &groups)
     }
 
     /// The block and bit of a row of a table.

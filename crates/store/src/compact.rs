@@ -278,7 +278,7 @@ impl Engine {
             batch.last = Some(chunk.id);
             batch.seen += 1;
             for (key, tomb) in chunk.tombs.into_iter().filter(|(_, tomb)| tomb.dv <= plan.cut) {
-                self.clocks.borrow_mut().staged.tombs.insert((chunk.table, key), None);
+                self.clocks.borrow_mut().staged.tombs.set((chunk.table, key), None);
                 lengths.note(chunk.table, tomb.cl);
                 batch.dropped += 1;
             }

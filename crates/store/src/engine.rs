@@ -56,6 +56,9 @@ pub(crate) struct Engine {
     sql: RefCell<Option<EngineSql>>,
     pub(crate) read_sql: RefCell<ReadSql>,
     pub(crate) assignable: RefCell<Assignable>,
+    /// Whether a statement has been prepared, by SQLite itself perhaps, or something was rolled back, since the version of
+    /// the schema was last read at the first write of a transaction.
+    pub(crate) prepared: Cell<bool>,
     /// The numbering of the open transaction, once something has been replayed.
     numbering: Cell<Option<Numbering>>,
     /// The stamp of the open transaction, which outlives a second replay.
@@ -68,7 +71,7 @@ pub(crate) struct Engine {
     pub(crate) moves: Cell<u64>,
     /// The rowids of rows that are being inserted without notes, when somebody wants to know.
     pub(crate) inserted: RefCell<Option<Vec<i64>>>,
-    /// Merges rows one by one, as a measure of merging many.
+    /// Merges and deletes rows one by one, as a measure of doing so to many.
     #[cfg(test)]
     pub(crate) one_by_one: Cell<bool>,
     /// Set by `crsql_internal_sync_bit(1)`.
@@ -180,6 +183,7 @@ impl Engine {
             sql: RefCell::new(None),
             read_sql: RefCell::default(),
             assignable: RefCell::default(),
+            prepared: Cell::new(true),
             numbering: Cell::new(None),
             stamp: Cell::new(None),
             keys_matter: Cell::new(false),
@@ -287,7 +291,13 @@ impl Engine {
             let sql = sql.as_mut().ok_or_else(|| failure("the store is closed"))?;
             // SQLite must not prepare this anew by itself: here, in the middle of a write, that would let go of the
             // page that the write stands on. (Found with SQLITE_DEBUG: "p->nRef>0" in sqlite3PcacheMakeDirty.)
-            let version = sql.read_schema_version()?;
+            let version = if self.prepared.replace(false) || sql.enlist_version < 0 {
+                sql.read_schema_version()?
+            } else {
+                // The statement that writes was prepared before the version was last read, and SQLite has checked just now
+                // that the schema is the one it was prepared for.
+                sql.enlist_version
+            };
             if sql.enlist_version != version {
                 sql.enlist = self.db.prepare(ENLIST)?;
                 sql.enlist_version = version;
@@ -402,12 +412,19 @@ impl Engine {
         let mut numbering = self.begin_numbering();
         let catalog = self.catalog.borrow().clone();
         let mut clocks = self.clocks.borrow_mut();
-        // Growing a large map step by step costs as much again as filling it.
-        let deletes = notes.log[notes.replayed..].iter().filter(|note| matches!(note, Note::Delete { .. }));
-        clocks.staged.tombs.reserve(deletes.count());
         let mut replay = Replay { catalog: &catalog, clocks: &mut clocks, numbering: &mut numbering };
-        for note in &notes.log[notes.replayed..] {
+        let mut rest = &notes.log[notes.replayed..];
+        while let Some((note, after)) = rest.split_first() {
+            #[cfg(test)]
+            let runs = !self.one_by_one.get();
+            #[cfg(not(test))]
+            let runs = true;
+            if runs && let Some(many) = replay.deletes_of_keys(&notes, rest)? {
+                rest = &rest[many..];
+                continue;
+            }
             replay.note(&notes, note)?;
+            rest = after;
         }
         notes.replayed = notes.log.len();
         self.numbering.set(Some(numbering));

@@ -12,7 +12,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::catalog::Table;
 use crate::colset::ColSet;
 use crate::engine::Engine;
-use crate::notes::{KeysFull, Note, Notes, Span};
+use crate::notes::{KeysFull, Moved, Note, Notes, Span};
 use crate::sqlite::{Db, RawValue};
 
 /// Installs the hook. It must be done before anything is prepared: a statement prepared earlier may take shortcuts
@@ -46,6 +46,8 @@ unsafe extern "C" fn on_prepare(
     _database: *const c_char,
     _trigger: *const c_char,
 ) -> c_int {
+    // SAFETY: `install` was given an engine that outlives the connection.
+    unsafe { &*engine.cast::<Engine>() }.prepared.set(true);
     if matches!(action, ffi::SQLITE_ALTER_TABLE | ffi::SQLITE_DROP_TABLE | ffi::SQLITE_CREATE_TABLE) {
         // SAFETY: `install` was given an engine that outlives the connection.
         unsafe { &*engine.cast::<Engine>() }.schema_may_move();
@@ -74,6 +76,8 @@ pub(crate) struct Assignable {
     by_table: FxHashMap<Box<[u8]>, FxHashSet<Box<[u8]>>>,
     /// What that comes to for a table as it is in the catalog.
     compared: FxHashMap<u32, (Rc<Table>, Rc<Compared>)>,
+    /// The one that was asked for last: statements write to one table many times in a row.
+    last: Option<(Rc<Table>, Rc<Compared>)>,
 }
 
 /// What to compare when a row is updated.
@@ -96,9 +100,21 @@ impl Assignable {
             self.by_table.insert(table.into(), FxHashSet::from_iter([column.into()]));
         }
         self.compared.clear();
+        self.last = None;
     }
 
     fn compared(&mut self, table: &Rc<Table>) -> Rc<Compared> {
+        if let Some((of, compared)) = &self.last
+            && Rc::ptr_eq(of, table)
+        {
+            return compared.clone();
+        }
+        let compared = self.find_compared(table);
+        self.last = Some((table.clone(), compared.clone()));
+        compared
+    }
+
+    fn find_compared(&mut self, table: &Rc<Table>) -> Rc<Compared> {
         if let Some((of, compared)) = self.compared.get(&table.id)
             && Rc::ptr_eq(of, table)
         {
@@ -136,8 +152,8 @@ unsafe extern "C" fn on_change(
         return;
     }
     // SAFETY: SQLite hands over NUL-terminated names.
-    let (database, name) = unsafe { (CStr::from_ptr(database), CStr::from_ptr(table)) };
-    if database != c"main" {
+    let (main, name) = unsafe { (is_main(database), CStr::from_ptr(table)) };
+    if !main {
         return;
     }
     if captures
@@ -150,6 +166,16 @@ unsafe extern "C" fn on_change(
     if let Some(recorder) = recorder {
         recorder.row(engine, op, name, old_row, new_row);
     }
+}
+
+/// Whether a name is that of the main database. To measure its length and compare it would take two calls, for every row.
+///
+/// # Safety
+/// The name is NUL-terminated.
+unsafe fn is_main(name: *const c_char) -> bool {
+    let name = name.cast::<u8>();
+    // SAFETY: the caller's promise: the first byte that differs, which the NUL is at the latest, is the last that is read.
+    c"main".to_bytes_with_nul().iter().enumerate().all(|(i, byte)| unsafe { *name.add(i) } == *byte)
 }
 
 /// What a merge wants to know of its own writes.
@@ -167,7 +193,9 @@ fn note_unnoted(engine: &Engine, op: c_int, old_row: i64, new_row: i64) {
 
 fn on_write(engine: &Engine, op: c_int, name: &CStr, old_row: i64, new_row: i64) -> Result<(), String> {
     let message = |error: rusqlite::Error| format!("a write to a replicated table was not recorded: {error}");
-    engine.enlist().map_err(message)?;
+    if !engine.enlisted.get() {
+        engine.enlist().map_err(message)?;
+    }
     let Some(mut table) = engine.written_table(name.to_bytes()).map_err(message)? else { return Ok(()) };
     if (Event { db: engine.db, table: &table, old_row, new_row }).width() != table.width {
         // The table was altered earlier in this transaction.
@@ -326,8 +354,7 @@ impl Event<'_> {
 
     fn push_update(&self, notes: &mut Notes, cols: ColSet, key: Span) {
         if self.table.keyed {
-            let note = Note::Updates { table: self.table.id, first: 0, count: 1, cols, key };
-            notes.log.push(note);
+            notes.log.push(Note::UpdateKeyed { table: self.table.id, cols, key });
         } else {
             notes.push_update(self.table.id, self.old_row, cols);
         }
@@ -385,7 +412,8 @@ impl Event<'_> {
         } else {
             notes.take_replaced(table, key, statement)
         };
-        notes.log.push(Note::Move { table, old, old_key, row, key, replaced, cols });
+        let moved = Moved { table, old, old_key, row, key, replaced, cols };
+        notes.log.push(Note::Move(Box::new(moved)));
         Ok(())
     }
 }

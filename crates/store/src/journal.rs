@@ -5,7 +5,7 @@
 
 use crate::block::{Group, Last, decode_group, encode_group};
 use crate::clocks::BlockId;
-use crate::tombs::{Tomb, TombId};
+use crate::tombs::{News, Tomb};
 use crate::varint::{self, DamagedRecord, Reader};
 
 /// A commit that did more than this goes to the clock tables at once: two pages of them, where the tail gets one on average.
@@ -94,18 +94,13 @@ impl Journal {
     }
 
     /// The record of the commit, under the version it is filed under.
-    pub(crate) fn encode<'t>(
-        &self,
-        dv: u64,
-        tombs: impl Iterator<Item = (&'t TombId, &'t Option<Tomb>)>,
-        out: &mut Vec<u8>,
-    ) {
+    pub(crate) fn encode<'t>(&self, dv: u64, tombs: impl Iterator<Item = News<'t>>, out: &mut Vec<u8>) {
         assert!(!self.full, "what is not whole is not written to the tail");
         varint::put(dv - self.first_dv.unwrap_or(dv).min(dv), out);
         out.extend_from_slice(&self.bytes);
-        for ((table, key), tomb) in tombs {
+        for (table, key, tomb) in tombs {
             out.push(TOMB);
-            varint::put(u64::from(*table), out);
+            varint::put(u64::from(table), out);
             varint::put_bytes(key, out);
             match tomb {
                 None => varint::put(0, out),
@@ -216,11 +211,9 @@ mod tests {
         journal.key(two, b"key");
         journal.put(two, &group(0, 8, 3));
         let tomb = Tomb { cl: 4, dv: 10, seq: 2, site: 7 };
-        let gone = (3, b"tomb".as_slice().into());
-        let risen = (3, b"none".as_slice().into());
         let mut bytes = Vec::new();
-        let tombs = [(gone, Some(tomb)), (risen, None)];
-        journal.encode(10, tombs.iter().map(|(id, tomb)| (id, tomb)), &mut bytes);
+        let tombs = [(3, b"tomb".as_slice(), Some(tomb)), (3, b"none", None)];
+        journal.encode(10, tombs.into_iter(), &mut bytes);
         let expected = [
             Entry::Put(one, group(4, 9, 1 << 50)),
             Entry::Put(one, group(5, 9, 1 << 50)),

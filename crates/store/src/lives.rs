@@ -38,9 +38,9 @@ impl Lives {
                     rows(*first, *count).for_each(|row| self.set(*table, &key_of(row), true));
                 }
                 Note::Delete { table, key, .. } => self.set(*table, notes.key(*key), true),
-                Note::Move { table, old_key, key, .. } => {
-                    self.set(*table, notes.key(*old_key), true);
-                    self.set(*table, notes.key(*key), false);
+                Note::Move(moved) => {
+                    self.set(moved.table, notes.key(moved.old_key), true);
+                    self.set(moved.table, notes.key(moved.key), false);
                 }
                 Note::Merge(op) => match &**op {
                     MergeOp::Cells { table, key, .. } | MergeOp::Create { table, key, .. } => {
@@ -52,6 +52,7 @@ impl Lives {
                 // What it did had been taken back before the writes that follow it.
                 Note::Undone { writes, .. } => sentinels += self.clone().sentinels(replay, notes, writes)?,
                 Note::Updates { .. }
+                | Note::UpdateKeyed { .. }
                 | Note::Replace { .. }
                 | Note::Relocate { .. }
                 | Note::Backfill { .. }

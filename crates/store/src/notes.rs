@@ -9,6 +9,11 @@ use crate::block::CellClock;
 use crate::colset::ColSet;
 use crate::tombs::Tomb;
 
+/// With so much room for notes at most it is kept from one transaction to the next: 5 KiB.
+const KEPT_NOTES: usize = 128;
+/// The same, of keys.
+const KEPT_KEY_BYTES: usize = 8 << 10;
+
 /// A packed key in [`Notes::keys`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -16,7 +21,7 @@ pub(crate) struct Span {
     end: u32,
 }
 
-/// One thing that happened to a replicated table.
+/// One thing that happened to a replicated table. A transaction may hold millions, so what is large is behind a pointer.
 #[derive(Clone, Debug)]
 pub(crate) enum Note {
     /// Rows with neighbouring rowids were inserted, and no key of theirs can have a tombstone.
@@ -24,7 +29,9 @@ pub(crate) enum Note {
     /// A row was inserted.
     Insert { table: u32, row: i64, key: Span },
     /// Columns of rows with neighbouring rowids changed, each row in a change of its own.
-    Updates { table: u32, first: i64, count: u32, cols: ColSet, key: Span },
+    Updates { table: u32, first: i64, count: u32, cols: ColSet },
+    /// Columns of a row that is found by key changed.
+    UpdateKeyed { table: u32, cols: ColSet, key: Span },
     /// Rows with neighbouring rowids, which are their keys, were deleted; `statement` tells statements apart.
     Deletes { table: u32, first: i64, count: u32, statement: i64 },
     /// A row was deleted.
@@ -32,7 +39,7 @@ pub(crate) enum Note {
     /// A live row was written over by REPLACE.
     Replace { table: u32, old: i64, row: i64, key: Span },
     /// The key of a row changed, possibly onto that of a live row that REPLACE removed.
-    Move { table: u32, old: i64, old_key: Span, row: i64, key: Span, replaced: Option<i64>, cols: ColSet },
+    Move(Box<Moved>),
     /// A row got another rowid, and kept its key.
     Relocate { table: u32, old: i64, row: i64, cols: ColSet },
     /// A table that had rows began to replicate: the rows, in the order in which they are numbered.
@@ -48,6 +55,19 @@ pub(crate) enum Note {
     Merge(Box<MergeOp>),
     /// The commit takes at least this version.
     AtLeast(u64),
+}
+
+/// A row whose key changed.
+#[derive(Clone, Debug)]
+pub(crate) struct Moved {
+    pub(crate) table: u32,
+    pub(crate) old: i64,
+    pub(crate) old_key: Span,
+    pub(crate) row: i64,
+    pub(crate) key: Span,
+    /// The row that REPLACE removed to make place for it.
+    pub(crate) replaced: Option<i64>,
+    pub(crate) cols: ColSet,
 }
 
 /// What a merge did to the clocks of a row; the row itself is written already.
@@ -81,7 +101,7 @@ impl Note {
     /// Whether it says that a row is there or gone.
     const fn tells_of_lives(&self) -> bool {
         let deletes = matches!(self, Self::Deletes { .. } | Self::Delete { .. });
-        self.inserts() || deletes || matches!(self, Self::Move { .. } | Self::Merge(_))
+        self.inserts() || deletes || matches!(self, Self::Move(_) | Self::Merge(_))
     }
 }
 
@@ -149,7 +169,7 @@ impl Notes {
             *count += 1;
             return;
         }
-        self.log.push(Note::Updates { table, first: row, count: 1, cols, key: Span::default() });
+        self.log.push(Note::Updates { table, first: row, count: 1, cols });
     }
 
     /// A row whose rowid is its key was deleted.
@@ -270,8 +290,16 @@ impl Notes {
         undone
     }
 
+    /// Forgets all of them, and keeps the memory of a small transaction for the next.
     pub(crate) fn clear(&mut self) {
-        *self = Self::default();
+        if self.log.capacity() > KEPT_NOTES || self.keys.capacity() > KEPT_KEY_BYTES {
+            *self = Self::default();
+            return;
+        }
+        self.log.clear();
+        self.keys.clear();
+        self.marks.clear();
+        (self.replayed, self.baked) = (0, 0);
     }
 }
 

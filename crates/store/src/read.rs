@@ -10,7 +10,8 @@ use rustc_hash::FxHashMap;
 
 use crate::block::{BLOCK_SHIFT, CellClock};
 use crate::catalog::{Catalog, Table};
-use crate::clocks::{BlockId, Record, damaged, key_of};
+use crate::clock_table::Record;
+use crate::clocks::{BlockId, damaged, key_of};
 use crate::colset::ColSet;
 use crate::conflict::{Masks, masked};
 use crate::cursor::{Cursor, Position};
@@ -148,6 +149,7 @@ impl Engine {
         count: usize,
         aside: bool,
     ) -> Result<Vec<(Position, Stop)>, Error> {
+        self.clocks.borrow_mut().settle_tombs();
         let mut stops = Vec::new();
         if !self.is_layered_since(base) {
             let left_out = self.left_out.borrow();
@@ -224,11 +226,12 @@ impl Engine {
         while rows.step()? {
             let (dv, table) = (rows.integer(0).cast_unsigned(), rows.integer(2) as u32);
             let mut entries = Entries::new(dv, rows.blob(3));
+            let (staged, mirror) = (clocks.staged.tombs.by_key(), clocks.mirror.tombs.by_key());
             let mut tombs = Vec::new();
             while let Some((key, tomb)) = entries.next().map_err(damaged)? {
                 if tomb.dv > base {
                     let id = (table, TombKey::from(key));
-                    if !clocks.staged.tombs.contains_key(&id) && !clocks.mirror.tombs.contains_key(&id) {
+                    if !staged.contains_key(&id) && !mirror.contains_key(&id) {
                         tombs.push((table, id.1, tomb));
                     }
                 }
@@ -266,9 +269,10 @@ impl Engine {
                 stops.push((at, Stop::Block(id, record.clone())));
             }
         }
-        let lower = clocks.mirror.tombs_since(base).filter(|(id, _)| !clocks.staged.tombs.contains_key(id));
+        let staged = clocks.staged.tombs.by_key();
+        let lower = clocks.mirror.tombs_since(base).filter(|(id, _)| !staged.contains_key(*id));
         let mut tombs: BTreeMap<Position, Vec<_>> = BTreeMap::new();
-        for (id, tomb) in clocks.staged.tombs.iter().chain(lower) {
+        for (id, tomb) in staged.iter().chain(lower) {
             let Some(tomb) = tomb else { continue };
             // Before every chunk of this version: in whichever it is filed later, a walk that is here finds it.
             let at = Position { dv: tomb.dv, table: TOMBS, place: 0 };

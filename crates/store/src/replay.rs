@@ -6,7 +6,7 @@ use rusqlite::Error;
 
 use crate::block::{BLOCK_SHIFT, Block, CellClock, Group};
 use crate::catalog::{Catalog, Table};
-use crate::clocks::{BlockId, Clocks, Staged};
+use crate::clocks::{BlockId, Clocks, Staged, block_of};
 use crate::colset::ColSet;
 use crate::lives::Lives;
 use crate::notes::{BackfillRows, MergeOp, Note, Notes};
@@ -57,13 +57,14 @@ pub(crate) fn seqs_of(catalog: &Catalog, note: &Note) -> u64 {
         Note::Inserts { table, count, .. } => u64::from(*count) * width(*table),
         Note::Insert { table, .. } => width(*table),
         Note::Updates { count, cols, .. } => u64::from(*count) * u64::from(cols.len()),
+        Note::UpdateKeyed { cols, .. } => u64::from(cols.len()),
         Note::Delete { .. } => 1,
         Note::Deletes { count, .. } => u64::from(*count),
         // One for the sentinel, be there one or not; all that a table of keys alone has.
         Note::Replace { table, .. } => {
             1 + catalog.table_by_id(*table).map_or(0, |table| table.columns.len() as u64)
         }
-        Note::Move { cols, .. } => 2 + u64::from(cols.len()),
+        Note::Move(moved) => 2 + u64::from(moved.cols.len()),
         Note::SkipSeqs(seqs) => *seqs,
         Note::Undone { places, .. } => *places,
         Note::Relocate { cols, .. } => u64::from(cols.len()),
@@ -106,9 +107,12 @@ impl Replay<'_> {
                 Some(table) => self.insert(&table, *row, notes.key(*key)),
                 None => Ok(()),
             },
-            Note::Updates { table, first, count, cols, key } => match self.table(*table) {
-                Some(table) if table.keyed => self.update_keyed(&table, notes.key(*key), cols),
+            Note::Updates { table, first, count, cols } => match self.table(*table) {
                 Some(table) => self.updates(&table, *first, *count, cols),
+                None => Ok(()),
+            },
+            Note::UpdateKeyed { table, cols, key } => match self.table(*table) {
+                Some(table) => self.update_keyed(&table, notes.key(*key), cols),
                 None => Ok(()),
             },
             Note::Deletes { table, first, count, .. } => match self.table(*table) {
@@ -123,10 +127,10 @@ impl Replay<'_> {
                 Some(table) => self.replace(&table, *old, *row, notes.key(*key)),
                 None => Ok(()),
             },
-            Note::Move { table, old, old_key, row, key, replaced, cols } => match self.table(*table) {
+            Note::Move(moved) => match self.table(moved.table) {
                 Some(table) => {
-                    let (old_key, key) = (notes.key(*old_key), notes.key(*key));
-                    self.move_row(&table, (*old, old_key), (*row, key), *replaced, cols)
+                    let (old_key, key) = (notes.key(moved.old_key), notes.key(moved.key));
+                    self.move_row(&table, (moved.old, old_key), (moved.row, key), moved.replaced, &moved.cols)
                 }
                 None => Ok(()),
             },
@@ -229,6 +233,7 @@ impl Replay<'_> {
     fn updates(&mut self, table: &Table, first: i64, count: u32, cols: &ColSet) -> Result<(), Error> {
         let stride = cols.len();
         let seq = self.numbering.seq.cast_signed();
+        self.stage_blocks_of(table, first, count)?;
         for (number, rows) in block_masks(first, count) {
             let start = number << BLOCK_SHIFT;
             let anchor = seq + i64::from(stride) * start.wrapping_sub(first);
@@ -236,6 +241,12 @@ impl Replay<'_> {
         }
         self.numbering.seq += u64::from(count) * u64::from(stride);
         Ok(())
+    }
+
+    /// Reads the blocks of rows with neighbouring rowids at once.
+    fn stage_blocks_of(&mut self, table: &Table, first: i64, count: u32) -> Result<(), Error> {
+        let last = first.saturating_add(i64::from(count.saturating_sub(1)));
+        self.clocks.stage_range(table.id, first >> BLOCK_SHIFT, last >> BLOCK_SHIFT)
     }
 
     fn update_keyed(&mut self, table: &Rc<Table>, key: &[u8], cols: &ColSet) -> Result<(), Error> {
@@ -343,9 +354,63 @@ impl Replay<'_> {
         self.clocks.bury(table, key, Tomb { cl, dv: self.numbering.dv, seq, site: 0 })
     }
 
+    /// If `log` begins with deletes of rows of one table that are found by rowid and go by key, replays them, and tells how
+    /// many they were.
+    pub(crate) fn deletes_of_keys(&mut self, notes: &Notes, log: &[Note]) -> Result<Option<usize>, Error> {
+        let Some(Note::Delete { table: id, .. }) = log.first() else { return Ok(None) };
+        let by_key = |table: &Rc<Table>| !table.keyed && !table.rowid_is_key;
+        if !self.catalog.table_by_id(*id).is_some_and(by_key) {
+            return Ok(None);
+        }
+        let row = |note: &Note| match note {
+            Note::Delete { table, row, .. } if table == id => Some(*row),
+            _ => None,
+        };
+        let count = log.iter().take_while(|note| row(note).is_some()).count();
+        let block = |note: &Note| row(note).map_or(0, |row| block_of(row).0);
+        for near in log[..count].chunk_by(|one, next| (0..2).contains(&(block(next) - block(one)))) {
+            self.clocks.stage_range(*id, block(&near[0]), block(&near[near.len() - 1]))?;
+            let mut rest = near;
+            while let Some(first) = rest.first() {
+                let (number, mut rows) = (block(first), 0_u32);
+                let here = rest.iter().take_while(|note| {
+                    let bit = row(note).map_or(0, |row| 1 << block_of(row).1);
+                    // A row comes twice when what brought it back was not noted.
+                    let once = rows & bit == 0;
+                    rows |= bit;
+                    once && block(note) == number
+                });
+                let (here, after) = rest.split_at(here.count());
+                self.deletes_in_block(notes, (*id, number), here)?;
+                rest = after;
+            }
+        }
+        self.clocks.expect_tombs(*id);
+        self.numbering.used = self.numbering.used.max(self.numbering.dv);
+        Ok(Some(count))
+    }
+
+    fn deletes_in_block(&mut self, notes: &Notes, id: BlockId, deletes: &[Note]) -> Result<(), Error> {
+        let (mut block, tombs) = self.clocks.stage_with_tombs(id)?;
+        // The rows of most tables have no sentinel.
+        let plain = !block.groups.iter().any(|group| group.cols.contains(ColSet::SENTINEL));
+        let mut rows = 0;
+        for note in deletes {
+            let Note::Delete { row, key, .. } = note else { continue };
+            let (_, bit) = block_of(*row);
+            rows |= 1 << bit;
+            let cl = if plain { 2 } else { deleted_cl(&block, bit) };
+            let tomb = Tomb { cl, dv: self.numbering.dv, seq: self.numbering.take_seq(), site: 0 };
+            tombs.bury(id.0, notes.key(*key), tomb);
+        }
+        block.clear(rows);
+        Ok(())
+    }
+
     /// Deletes rows whose rowids are their keys.
     fn deletes(&mut self, table: &Table, first: i64, count: u32) -> Result<(), Error> {
         let dv = self.numbering.dv;
+        self.stage_blocks_of(table, first, count)?;
         for (number, rows) in block_masks(first, count) {
             let mut block = self.clocks.stage((table.id, number))?;
             let mut before = Vec::new();
@@ -572,3 +637,6 @@ fn block_masks(first: i64, count: u32) -> impl Iterator<Item = (i64, u32)> {
         (number, below(to) & !below(from))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -320,6 +320,10 @@ impl<'s> Run<'s> {
 }
 
 fn text_value(bytes: &[u8]) -> Result<ValueRef<'_>, Error> {
+    if bytes.is_ascii() {
+        // SAFETY: ASCII is UTF-8. Most keys are, and are short, which the full check is slow on.
+        return Ok(ValueRef::Text(unsafe { std::str::from_utf8_unchecked(bytes) }));
+    }
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(ValueRef::Text(text)),
         Err(_) => Err(failure("text that is not UTF-8 cannot replicate")),
@@ -400,6 +404,17 @@ impl RawValue {
 /// Quotes an identifier; the only place that does.
 pub(crate) fn quote(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+/// A statement that is prepared when it is first needed.
+pub(crate) fn once(
+    slot: &mut Option<Stmt>,
+    prepare: impl FnOnce() -> Result<Stmt, Error>,
+) -> Result<&mut Stmt, Error> {
+    if slot.is_none() {
+        *slot = Some(prepare()?);
+    }
+    Ok(slot.as_mut().expect("it has just been set"))
 }
 
 /// A statement that is prepared once.

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use rusqlite::Error;
 use rustc_hash::FxHashMap;
 
+use crate::buried::Buried;
 use crate::clocks::damaged;
 use crate::sqlite::{Db, Stmt};
 use crate::varint::{self, DamagedRecord, Reader};
@@ -156,17 +157,21 @@ impl Tombs {
     }
 
     /// Writes tombstones, and takes away those that are `None`.
-    pub(crate) fn write<'a>(
-        &mut self,
-        tombs: impl Iterator<Item = (&'a TombId, &'a Option<Tomb>)>,
-    ) -> Result<(), Error> {
-        let mut tombs = as_written(tombs.map(|(id, tomb)| (id.0, &*id.1, *tomb)).collect());
+    pub(crate) fn write(&mut self, tombs: &Buried) -> Result<(), Error> {
+        let mut news: Vec<News<'_>> = tombs.iter().collect();
         // Rows are often deleted in the order of their keys.
-        if !tombs.is_sorted_by_key(|(table, key, _)| (*table, *key)) {
-            // The first bytes as a number settle nearly every comparison.
-            tombs.sort_by_cached_key(|(table, key, _)| (*table, head(key), *key));
+        if !news.is_sorted_by(|(table, key, _), (next, next_key, _)| (table, *key) < (next, *next_key)) {
+            // The first bytes as a number settle nearly every comparison. The order of equal ones stays: the last counts.
+            news.sort_by_cached_key(|(table, key, _)| (*table, head(key), *key));
+            let mut last = 0;
+            for place in 1..news.len() {
+                let same = (news[last].0, news[last].1) == (news[place].0, news[place].1);
+                last += usize::from(!same);
+                news[last] = news[place];
+            }
+            news.truncate(last + 1);
         }
-        let mut rest = &tombs[..];
+        let mut rest = &news[..];
         while let Some((table, key, _)) = rest.first() {
             let chunk = self.chunk(*table, key)?;
             let end = self.chunk_end(*table, key)?;
@@ -180,28 +185,40 @@ impl Tombs {
     }
 
     fn write_chunk(&mut self, table: u32, chunk: Option<Chunk>, news: &[News<'_>]) -> Result<(), Error> {
-        let merged = merge(chunk.as_ref(), news).map_err(damaged)?;
         // It never goes back: a walk that has passed the older version would miss what stands under it.
         let newest = news.iter().filter_map(|(_, _, tomb)| tomb.map(|tomb| tomb.dv)).max();
         let max_dv = newest.into_iter().chain(chunk.as_ref().map(|chunk| chunk.max_dv)).max().unwrap_or(0);
-        let mut id = chunk.map(|chunk| chunk.id);
-        let fill = if merged.len() <= CHUNK_MAX { CHUNK_MAX } else { CHUNK_FILL };
-        let mut rest = &merged[..];
+        if chunk.is_none() && news.iter().all(|(_, _, tomb)| tomb.is_some()) {
+            let at =
+                |place: usize| news[place].2.map(|tomb| (news[place].1, tomb)).expect("none is taken away");
+            return self.write_pieces(table, None, max_dv, news.len(), at);
+        }
+        let merged = merge(chunk.as_ref(), news).map_err(damaged)?;
+        let at = |place: usize| (&*merged[place].0, merged[place].1);
+        self.write_pieces(table, chunk.map(|chunk| chunk.id), max_dv, merged.len(), at)
+    }
+
+    /// Writes `count` tombstones, in the order of their keys, in place of the chunk with this id or as new ones.
+    fn write_pieces<'k>(
+        &mut self,
+        table: u32,
+        mut id: Option<i64>,
+        max_dv: u64,
+        count: usize,
+        at: impl Fn(usize) -> (&'k [u8], Tomb),
+    ) -> Result<(), Error> {
+        let fill = if count <= CHUNK_MAX { CHUNK_MAX } else { CHUNK_FILL };
         // The lowest chunk begins before every key.
-        let mut first = Vec::new();
-        while !rest.is_empty() {
+        let mut first: &[u8] = &[];
+        let mut written = 0;
+        while written < count {
             let mut piece = Writer::new(max_dv);
-            let count = rest
-                .iter()
-                .take(fill)
-                .take_while(|(key, tomb)| {
-                    let room = piece.out.len() < CHUNK_BYTES_MAX;
-                    if room {
-                        piece.push(key, tomb);
-                    }
-                    room
-                })
-                .count();
+            let from = written;
+            while written < count.min(from + fill) && piece.out.len() < CHUNK_BYTES_MAX {
+                let (key, tomb) = at(written);
+                piece.push(key, &tomb);
+                written += 1;
+            }
             match id.take() {
                 Some(id) => {
                     let mut update = self.sql()?.update.start();
@@ -213,17 +230,16 @@ impl Tombs {
                 None => {
                     let mut insert = self.sql()?.insert.start();
                     insert.bind_integer(i64::from(table))?;
-                    insert.bind_blob(&first)?;
+                    insert.bind_blob(first)?;
                     insert.bind_integer(max_dv.cast_signed())?;
                     insert.bind_blob(&piece.out)?;
                     insert.step()?;
                 }
             }
-            let (written, after) = rest.split_at(count);
-            if let (Some((last, _)), Some((next, _))) = (written.last(), after.first()) {
-                first = next[..=shared(last, next)].to_vec();
+            if written < count {
+                let (last, next) = (at(written - 1).0, at(written).0);
+                first = &next[..=shared(last, next)];
             }
-            rest = after;
         }
         match id {
             Some(emptied) => self.sql()?.delete.run(&[emptied]),
@@ -240,7 +256,7 @@ pub(crate) fn encode(max_dv: u64, tombs: &[(TombKey, Tomb)]) -> Vec<u8> {
 }
 
 /// A tombstone that is written: its table, its key, and `None` when it is taken away.
-type News<'a> = (u32, &'a [u8], Option<Tomb>);
+pub(crate) type News<'a> = (u32, &'a [u8], Option<Tomb>);
 
 /// A tombstone that stays, or is new.
 type Kept<'a> = (Cow<'a, [u8]>, Tomb);
@@ -267,25 +283,6 @@ fn merge<'a>(chunk: Option<&Chunk>, news: &[News<'a>]) -> Result<Vec<Kept<'a>>, 
     Ok(merged)
 }
 
-/// Puts tombstones into the order in which the rows were deleted, where that is no more than counting: when each has a
-/// place of its own in one commit. Others stay as they are.
-fn as_written(tombs: Vec<News<'_>>) -> Vec<News<'_>> {
-    let seqs = || tombs.iter().map(|(_, _, tomb)| tomb.map(|tomb| tomb.seq));
-    let (Some(Some(first)), Some(Some(last))) = (seqs().min(), seqs().max()) else { return tombs };
-    let Some(span) = (last - first).checked_add(1).filter(|span| *span <= 2 * tombs.len() as u64) else {
-        return tombs;
-    };
-    let mut places = vec![usize::MAX; span as usize];
-    for (i, seq) in seqs().enumerate() {
-        let place = &mut places[(seq.unwrap_or(first) - first) as usize];
-        if *place != usize::MAX {
-            return tombs;
-        }
-        *place = i;
-    }
-    places.into_iter().filter(|place| *place != usize::MAX).map(|place| tombs[place]).collect()
-}
-
 /// The first eight bytes as a number; shorter keys end in zeros.
 fn head(key: &[u8]) -> u64 {
     let mut head = [0; 8];
@@ -294,10 +291,20 @@ fn head(key: &[u8]) -> u64 {
     u64::from_be_bytes(head)
 }
 
+/// Eight bytes from a place on, if there are so many.
+fn word(key: &[u8], from: usize) -> Option<u64> {
+    key.get(from..from + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes)
+}
+
 /// How many bytes two keys begin with alike.
 fn shared(a: &[u8], b: &[u8]) -> usize {
-    let words = a.chunks_exact(8).zip(b.chunks_exact(8));
-    let same = 8 * words.take_while(|(a, b)| a == b).count();
+    let mut same = 0;
+    while let (Some(one), Some(other)) = (word(a, same), word(b, same)) {
+        if one != other {
+            return same + ((one ^ other).trailing_zeros() / 8) as usize;
+        }
+        same += 8;
+    }
     same + a[same..].iter().zip(&b[same..]).take_while(|(a, b)| a == b).count()
 }
 
@@ -393,9 +400,19 @@ const UUID_MARK: u8 = 0;
 
 /// A packed key as tombstones hold it.
 pub(crate) fn compact(key: &[u8]) -> TombKey {
+    let mut out = Vec::with_capacity(key.len());
+    compact_into(key, &mut out);
+    out.into()
+}
+
+/// As [`compact`], behind what there is.
+pub(crate) fn compact_into(key: &[u8], out: &mut Vec<u8>) {
     match key.strip_prefix(&UUID_PREFIX).and_then(parse_uuid) {
-        Some(uuid) => std::iter::once(UUID_MARK).chain(uuid).collect(),
-        None => key.into(),
+        Some(uuid) => {
+            out.push(UUID_MARK);
+            out.extend_from_slice(&uuid);
+        }
+        None => out.extend_from_slice(key),
     }
 }
 
@@ -490,8 +507,8 @@ mod tests {
                 prop::collection::btree_map(
                     (1..3_u32, prop::collection::vec(0..5_u8, 0..4)), prop::option::weighted(0.7, tomb()), 1..120),
                 1..8),
-            // Rows of one commit have places of their own in it, in some order.
-            place in prop::option::of(0..120_u64),
+            // Rows are deleted in this order, from a place on, or none of them is fresh.
+            turn in prop::option::of(0..120_usize),
         ) {
             let conn = Connection::open_in_memory().expect("a database in memory");
             conn.execute_batch(crate::meta::TOMBSTONES).expect("the table");
@@ -502,15 +519,28 @@ mod tests {
             let mut top = 0;
             for (round, tombs) in rounds.into_iter().enumerate() {
                 // Versions grow from commit to commit.
-                let count = tombs.len() as u64;
-                let seq = |tomb: Tomb, i: u64| place.map_or(tomb.seq, |place| (i + place) % count * 3 / 2);
-                let raise = |i, tomb: Tomb| Tomb { dv: tomb.dv + 50 * round as u64, seq: seq(tomb, i), ..tomb };
-                let tombs: Vec<(TombId, Option<Tomb>)> = tombs
+                let raise = |tomb: Tomb| Tomb { dv: tomb.dv + 50 * round as u64, ..tomb };
+                let mut tombs: Vec<(TombId, Option<Tomb>)> = tombs
                     .into_iter()
-                    .zip(0..)
-                    .map(|(((table, key), tomb), i)| ((table, key.into()), tomb.map(|tomb| raise(i, tomb))))
+                    .map(|((table, key), tomb)| ((table, key.into()), tomb.map(raise)))
                     .collect();
-                store.write(tombs.iter().map(|(id, tomb)| (id, tomb))).expect("it is written");
+                if let Some(turn) = turn {
+                    let turn = turn % tombs.len();
+                    tombs.rotate_left(turn);
+                }
+                let mut buried = Buried::default();
+                for (id, tomb) in &tombs {
+                    // What is not fresh is older, and is written over.
+                    let before = Tomb { cl: 99, dv: 0, seq: 0, site: 0 };
+                    buried.set(id.clone(), if turn.is_some() { Some(before) } else { *tomb });
+                }
+                for (id, tomb) in tombs.iter().filter(|_| turn.is_some()) {
+                    match tomb {
+                        Some(tomb) => buried.bury(id.0, &id.1, *tomb),
+                        None => buried.set(id.clone(), None),
+                    }
+                }
+                store.write(&buried).expect("it is written");
                 for (id, tomb) in tombs {
                     top = top.max(tomb.map_or(0, |tomb| tomb.dv));
                     model.insert(id, tomb);

@@ -66,6 +66,9 @@ const MILLIS: &str = "ms";
 const SECONDS: &str = "s";
 const TIMES: &str = "x";
 
+/// Writes, which have a floor.
+const WRITES: &[Side] = &[Side::Plain, Side::ByHand, Side::CrSqlite, Side::Floor, Side::Opor];
+
 /// The sides that have a log.
 const LOGS: &[Side] = &[Side::ByHand, Side::CrSqlite, Side::Opor];
 
@@ -119,14 +122,18 @@ const fn live_case(
 }
 
 const STORE: &[Case] = &[
-    Case::new(["P1", "insert", "insert, one transaction"], Ratio, all(1.25), bulk::insert).instructions(1.10),
-    Case::new(["P2", "commit-insert", "insert, one row a commit"], Ratio, all(1.45), commits::insert),
+    Case::new(["P1", "insert", "insert, one transaction"], Ratio, all(1.25), bulk::insert)
+        .instructions(1.10)
+        .sides(WRITES),
+    Case::new(["P2", "commit-insert", "insert, one row a commit"], Ratio, all(1.45), commits::insert)
+        .sides(WRITES),
     Case::new(
         ["P2", "commit-update", "update, one row a commit"],
         Ratio,
         each(1.45, 1.6, 1.45),
         commits::update,
-    ),
+    )
+    .sides(WRITES),
     Case::new(
         ["P2", "wal-insert", "extra WAL pages a commit, insert"],
         Extra("pages"),
@@ -143,10 +150,14 @@ const STORE: &[Case] = &[
     )
     .in_files()
     .exact(),
-    Case::new(["P3", "update-all", "update a column, one statement"], Ratio, all(1.5), bulk::update_all),
-    Case::new(["P3", "update-by-key", "update a column, by key"], Ratio, all(1.3), bulk::update_by_key),
-    Case::new(["P4", "delete-half", "delete half, one statement"], Ratio, all(1.7), bulk::delete_half),
-    Case::new(["P4", "delete-by-key", "delete half, by key"], Ratio, all(1.7), bulk::delete_by_key),
+    Case::new(["P3", "update-all", "update a column, one statement"], Ratio, all(1.5), bulk::update_all)
+        .sides(WRITES),
+    Case::new(["P3", "update-by-key", "update a column, by key"], Ratio, all(1.3), bulk::update_by_key)
+        .sides(WRITES),
+    Case::new(["P4", "delete-half", "delete half, one statement"], Ratio, all(1.7), bulk::delete_half)
+        .sides(WRITES),
+    Case::new(["P4", "delete-by-key", "delete half, by key"], Ratio, all(1.7), bulk::delete_by_key)
+        .sides(WRITES),
     Case::new(["P5", "size-row", "metadata a row"], Extra(BYTES), all(1.0), size::rows).exact(),
     Case::new(
         ["P5", "size-cell", "metadata a cell written alone"],

@@ -11,6 +11,7 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, params_from_iter};
 
 use crate::crsqlite;
+use crate::floor::Floor;
 use crate::shape::{Row, Shape};
 use crate::statements::Statements;
 
@@ -26,6 +27,8 @@ pub(crate) enum Side {
     CrSqlite,
     /// The same table, replicated by opor.
     Opor,
+    /// An ordinary table, with what opor has SQLite do for each write; see [`crate::floor`].
+    Floor,
 }
 
 /// Where databases live.
@@ -99,6 +102,7 @@ pub(crate) struct Database {
 enum Kind {
     Sql(Connection),
     Opor(Box<Store>),
+    Floor(Floor),
 }
 
 /// The clock of the tables kept by hand. One for all, as if all had the same time: who writes later wins.
@@ -154,6 +158,7 @@ impl Database {
         match &mut self.kind {
             Kind::Sql(connection) => Ok(connection.execute_batch(&self.sql.replicate(table))?),
             Kind::Opor(store) => Ok(store.replicate(table)?),
+            Kind::Floor(floor) => floor.guard(self.sql.shape, table),
         }
     }
 
@@ -172,7 +177,7 @@ impl Database {
     pub(crate) const fn store(&self) -> Option<&Store> {
         match &self.kind {
             Kind::Opor(store) => Some(store),
-            Kind::Sql(_) => None,
+            Kind::Sql(_) | Kind::Floor(_) => None,
         }
     }
 
@@ -180,7 +185,7 @@ impl Database {
     pub(crate) const fn store_mut(&mut self) -> Option<&mut Store> {
         match &mut self.kind {
             Kind::Opor(store) => Some(store),
-            Kind::Sql(_) => None,
+            Kind::Sql(_) | Kind::Floor(_) => None,
         }
     }
 
@@ -227,6 +232,14 @@ impl Database {
         Ok(self.execute(sql, params_from_iter(parameters.iter().chain(&stamp)))?)
     }
 
+    /// On the side that is the floor of commits: has each write logged in a table of its own.
+    pub(crate) fn keep_log(&self) -> Result<()> {
+        match &self.kind {
+            Kind::Floor(floor) => floor.keep_log(self.sql.shape.table),
+            Kind::Sql(_) | Kind::Opor(_) => Ok(()),
+        }
+    }
+
     /// Empties the page cache. The SQLite that is built here has one cache for all connections, and what one of them
     /// keeps another cannot use: with a second full database open, a large transaction reads every page anew.
     pub(crate) fn let_go_of_pages(&self) -> Result<()> {
@@ -270,6 +283,9 @@ impl Kind {
             return Ok(Self::Opor(Box::new(store)));
         }
         let connection = file.map_or_else(Connection::open_in_memory, Connection::open)?;
+        if side == Side::Floor {
+            return Ok(Self::Floor(Floor::new(connection, setting.shape)?));
+        }
         if side == Side::CrSqlite {
             crsqlite::load(&connection, setting.crsqlite.context("cr-sqlite is not at hand")?)?;
         }
@@ -285,6 +301,7 @@ impl Deref for Database {
         match &self.kind {
             Kind::Sql(connection) => connection,
             Kind::Opor(store) => store,
+            Kind::Floor(floor) => &floor.connection,
         }
     }
 }

@@ -188,7 +188,8 @@ impl Point {
 /// Counts the instructions of a case.
 pub(crate) fn instructions(part: Part, case: &'static Case, setting: &Setting<'_>, goal: f64) -> Figure {
     let count = |side: &Side| (*side, child::instructions(case, setting, *side).map(|count| vec![count]));
-    let sides = [Side::Plain, Side::ByHand, Side::Opor].iter().map(count).collect();
+    let sides = [Side::Plain, Side::ByHand, Side::Floor, Side::Opor];
+    let sides = sides.iter().filter(|side| case.sides.contains(side)).map(count).collect();
     let points = vec![Point { size: setting.rows, sides }];
     Figure {
         part,

@@ -135,7 +135,7 @@ impl Database {
             (Some(store), _) => Ok(i64::try_from(store.db_version()?.0)?),
             (None, Side::ByHand) => Ok(stamp()),
             (None, Side::CrSqlite) => Ok(self.query_row("SELECT crsql_db_version()", [], |row| row.get(0))?),
-            (None, Side::Plain | Side::Opor) => Ok(0),
+            (None, Side::Plain | Side::Opor | Side::Floor) => Ok(0),
         }
     }
 

@@ -8,6 +8,7 @@ mod clock;
 mod crsqlite;
 mod database;
 mod figure;
+mod floor;
 mod live_scope;
 mod log;
 mod plot;

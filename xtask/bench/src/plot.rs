@@ -217,7 +217,7 @@ fn short(value: f64) -> String {
 
 const fn class_of(side: Side) -> &'static str {
     match side {
-        Side::Plain => "plain",
+        Side::Plain | Side::Floor => "plain",
         Side::ByHand => "hand",
         Side::CrSqlite => "genuine",
         Side::Opor => "opor",
@@ -258,7 +258,7 @@ impl Svg {
     /// The form of a side.
     fn mark(&mut self, side: Side, x: f64, y: f64) {
         match side {
-            Side::Plain => self.circle(x, y, 3.5, "plain"),
+            Side::Plain | Side::Floor => self.circle(x, y, 3.5, "plain"),
             Side::Opor => self.circle(x, y, 4.0, "reached"),
             Side::ByHand => {
                 let (x, y) = (x - 4.0, y - 4.0);

@@ -123,6 +123,7 @@ fn entry(figure: &Figure) -> Value {
         "max": own.map(|spread| spread.hi),
         "by_hand": figure.of(Side::ByHand).map(|spread| spread.value),
         "cr_sqlite": figure.of(Side::CrSqlite).map(|spread| spread.value),
+        "floor": figure.of(Side::Floor).map(|spread| spread.value),
         "measured": {
             "unit": figure.raw_unit(),
             "points": figure.points.iter().map(point).collect::<Vec<_>>(),
@@ -136,6 +137,7 @@ fn point(point: &Point) -> Value {
         Side::ByHand => "by_hand",
         Side::CrSqlite => "cr_sqlite",
         Side::Opor => "opor",
+        Side::Floor => "floor",
     };
     let runs =
         point.sides.keys().filter_map(|side| Some((named(*side).to_owned(), json!(point.runs(*side)?))));
@@ -153,7 +155,7 @@ mod tests {
     fn an_entry_holds_the_figure_and_every_run() {
         let expected = json!({
             "number": "P1", "case": "insert", "what": "insert, one transaction", "shape": "b", "unit": "x",
-            "goal": 1.25, "value": 1.5, "min": 1.5, "max": 2.0, "by_hand": null, "cr_sqlite": null,
+            "goal": 1.25, "value": 1.5, "min": 1.5, "max": 2.0, "by_hand": null, "cr_sqlite": null, "floor": null,
             "measured": {
                 "unit": "seconds",
                 "points": [{ "size": 1_000, "plain": [2.0, 2.0, 1.0], "opor": [3.0, 3.5, 2.0] }],

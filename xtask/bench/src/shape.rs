@@ -117,6 +117,11 @@ impl Shape {
         format!("CREATE TABLE {table} ({})", self.columns)
     }
 
+    /// Whether the key is an integer that the row is stored under.
+    pub(crate) fn rowid_is_key(&self) -> bool {
+        self.columns.contains("INTEGER PRIMARY KEY")
+    }
+
     /// The key columns of a row.
     pub(crate) fn key_of<'a>(&self, row: &'a [Value]) -> &'a [Value] {
         &row[..self.key.len()]

@@ -29,7 +29,7 @@ impl Statements {
     /// Makes a table replicate, where SQL does that.
     pub(crate) fn replicate(self, table: &str) -> String {
         match self.side {
-            Side::Plain | Side::Opor => String::new(),
+            Side::Plain | Side::Opor | Side::Floor => String::new(),
             Side::ByHand => {
                 let add =
                     |column| format!("ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0;");
@@ -88,7 +88,7 @@ impl Statements {
     /// Parameter: a version; the log after it, where SQL reads it. On a plain table every row, and no parameter.
     pub(crate) fn log(self) -> String {
         match self.side {
-            Side::Plain | Side::Opor => format!("SELECT * FROM {}", self.shape.table),
+            Side::Plain | Side::Opor | Side::Floor => format!("SELECT * FROM {}", self.shape.table),
             Side::ByHand => format!("SELECT * FROM {} WHERE seq > ?1 ORDER BY seq", self.shape.table),
             Side::CrSqlite => format!("SELECT {CHANGES} FROM crsql_changes WHERE db_version > ?1"),
         }

@@ -152,6 +152,8 @@ impl Engine {
     /// The open transaction was rolled back, whether it had written anything or not.
     pub(crate) fn forget_promise(&self) {
         self.pending.set(0);
+        // The schema may have gone back.
+        self.prepared.set(true);
         if let Some(recorder) = self.recorder.get() {
             recorder.rolled_back();
         }
@@ -216,6 +218,7 @@ impl Engine {
         // Sites, settings and the schema may have gone back with the rest.
         self.stale.set(true);
         self.schema_suspect.set(true);
+        self.prepared.set(true);
         self.released_at.set(-1);
         *self.sites.borrow_mut() = Sites::default();
         *self.fault.borrow_mut() = None;

@@ -9,12 +9,14 @@ use crate::shape::{Row, WRITTEN, shuffle};
 /// Insert row by row into an empty table.
 pub(crate) fn insert(setting: &Setting<'_>, side: Side) -> Result<f64> {
     let database = Database::open(setting, side)?;
+    database.keep_log()?;
     each(setting.shape.chunks(0..setting.commits()), |rows| database.insert(rows))
 }
 
 /// Update rows of a full table, in random order.
 pub(crate) fn update(setting: &Setting<'_>, side: Side) -> Result<f64> {
     let database = setting.filled(side)?;
+    database.keep_log()?;
     each(picked(setting), |rows| database.update(rows, WRITTEN))
 }
 
