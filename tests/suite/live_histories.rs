@@ -170,7 +170,7 @@ impl World {
         let mut followers = std::mem::take(&mut self.followers);
         for follower in &mut followers {
             self.checks += 1;
-            if let Err(fault) = follower.meet(&self.plain, exact) {
+            if let Err(fault) = follower.meet(&self.live, &self.plain, exact) {
                 self.fail(&follower.asked, &fault);
             }
         }
