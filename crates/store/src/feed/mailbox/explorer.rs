@@ -19,6 +19,8 @@ struct World {
     writer: Writer,
     commits_left: usize,
     foreign_left: usize,
+    /// How often the reader finds that it cannot read the file after all.
+    failures_left: usize,
     asker: Asker,
     /// Somebody wants something of the reader.
     asked: bool,
@@ -71,6 +73,7 @@ impl World {
             writer: Writer::Idle,
             commits_left: commits,
             foreign_left: foreign,
+            failures_left: 1,
             asker: if asks { Asker::Idle } else { Asker::Done },
             asked: false,
             // It begins with a snapshot, as whoever subscribes does.
@@ -124,6 +127,13 @@ impl World {
                 worlds.push(world);
             }
             Asker::Done => {}
+        }
+        if let (Reader::BeginningLate { changes }, 1..) = (&self.reader, self.failures_left) {
+            let (mut world, changes) = (self.clone(), changes.clone());
+            world.failures_left -= 1;
+            world.with(|_, mailbox| mailbox.give_back(changes));
+            world.reader = Reader::Waiting;
+            worlds.push(world);
         }
         let mut world = self.clone();
         if world.step_of_reader() {
