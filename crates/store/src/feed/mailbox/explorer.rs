@@ -128,13 +128,7 @@ impl World {
             }
             Asker::Done => {}
         }
-        if let (Reader::BeginningLate { changes }, 1..) = (&self.reader, self.failures_left) {
-            let (mut world, changes) = (self.clone(), changes.clone());
-            world.failures_left -= 1;
-            world.with(|_, mailbox| mailbox.give_back(changes));
-            world.reader = Reader::Waiting;
-            worlds.push(world);
-        }
+        worlds.extend(self.failed());
         let mut world = self.clone();
         if world.step_of_reader() {
             worlds.push(world);
@@ -171,6 +165,18 @@ impl World {
             }
         }
         vec![world]
+    }
+
+    /// The reader could not begin its transaction, and looks for something to do.
+    fn failed(&self) -> Option<Self> {
+        let mut world = self.clone();
+        world.failures_left = self.failures_left.checked_sub(1)?;
+        match std::mem::replace(&mut world.reader, Reader::Waiting) {
+            Reader::Beginning { .. } => {}
+            Reader::BeginningLate { changes } => world.with(|_, mailbox| mailbox.give_back(changes)),
+            _ => return None,
+        }
+        Some(world)
     }
 
     /// Whether the reader can go on.
