@@ -76,7 +76,12 @@ pub(super) fn random_write(rng: &mut Rng, tables: &[Table]) -> String {
     let name = quote(&table.name);
     let mut columns: Vec<String> =
         table.columns.iter().filter(|column| !column.computed).map(|column| quote(&column.name)).collect();
-    let or = *rng.pick(&["", "", "", " OR REPLACE", " OR IGNORE", " OR FAIL", " OR ROLLBACK"]);
+    let mut or = *rng.pick(&["", "", "", " OR REPLACE", " OR IGNORE", " OR FAIL", " OR ROLLBACK"]);
+    if table.strict && or == " OR REPLACE" {
+        // In a transaction a value of the wrong type leaves the indexes of a STRICT table without the row that was to be replaced: SQLite
+        // 3.40 and 3.53 do not take that back. What such a database gives depends on the plan.
+        or = "";
+    }
     match rng.below(20) {
         0..9 => {
             if rng.chance(30) {
