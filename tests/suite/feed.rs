@@ -249,6 +249,13 @@ fn nothing_is_lost_beside_what_is_too_large() {
     );
     let changes = follower.look();
     assert!(beyond(&changes, "pears").is_some_and(|beyond| beyond.rows) && !changes.unknown, "{changes:?}");
+    // What comes behind is of another kind: updates of one column, and then a delete and an update of the other.
+    write(
+        &handle,
+        "BEGIN; UPDATE plums SET name = 'w'; DELETE FROM plums WHERE id = 1; UPDATE plums SET weight = 3 WHERE id = 2; COMMIT",
+    );
+    let plums = beyond(&follower.look(), "plums").expect("they are too many");
+    assert!(plums.rows && plums.columns.contains(1) && plums.columns.contains(2), "{plums:?}");
     // In several that nobody takes apart, whichever comes first.
     write(&handle, "UPDATE plums SET name = 'y'");
     write(&handle, "UPDATE pears SET name = 'c' WHERE id = 1");

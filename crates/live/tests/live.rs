@@ -498,6 +498,30 @@ fn what_could_not_be_read_is_read_again_though_nothing_was_written() {
 }
 
 #[test]
+fn columns_past_the_63rd_count_as_one() {
+    let place = Place::new();
+    let columns: Vec<String> = (0..70).map(|number| format!("c{number}")).collect();
+    place.write(&format!("CREATE TABLE wide({}); INSERT INTO wide(c0) VALUES (1)", columns.join(", ")));
+    let query =
+        |sql: &str| block_on(place.live.query::<Option<i64>>(sql).subscribe()).expect("it subscribes");
+    let (late, guarded) = (query("SELECT c66 FROM wide"), query("SELECT c0 FROM wide WHERE c66 = 5"));
+    let runs = |sql: &str| {
+        let before = place.live.stats();
+        place.write(sql);
+        place.settle();
+        place.live.stats().runs - before.runs
+    };
+    assert_eq!(runs("UPDATE wide SET c66 = 5"), 2);
+    assert_eq!(late.current().expect("a result").rows, [Some(5)]);
+    assert_eq!(guarded.current().expect("a result").rows, [Some(1)]);
+    assert_eq!(runs("UPDATE wide SET c2 = 5, c62 = 5"), 0);
+    assert_eq!(runs("UPDATE wide SET c69 = 5"), 2, "nobody tells them apart");
+    assert_eq!(runs("UPDATE wide SET c66 = 6"), 2);
+    assert_eq!(late.current().expect("a result").rows, [Some(6)]);
+    assert_eq!(guarded.current().expect("a result").rows, []);
+}
+
+#[test]
 fn the_order_in_which_rows_lie_is_part_of_a_result() {
     let place = Place::new();
     place.write(

@@ -216,10 +216,11 @@ fn feeds_come_and_go_while_others_write() {
                 })
             })
             .collect();
-        let told = listeners.into_iter().map(|listener| listener.join().expect("what is told is right"));
-        let told: Vec<_> = told.collect();
+        let told: Vec<_> = listeners.into_iter().map(|listener| listener.join()).collect();
+        // First of all, so that a fault is told and the writers end.
         stop.store(true, Ordering::Relaxed);
-        told.into_iter().fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+        let told = told.into_iter().map(|told| told.expect("what is told is right"));
+        told.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     });
     assert!(exact >= 180 && feeds >= 75, "{exact} {feeds}");
     // Nobody is left behind who would have to be told.
@@ -242,7 +243,9 @@ fn in_the_middle(handle: &StoreHandle, before: &str, after: &str, deed: impl FnO
         go_on.recv().expect("somebody lets it go on");
         store.execute_batch(&after).expect("it ends");
     });
-    thread::scope(|scope| {
+    // A fault in between lets the job go as well.
+    thread::scope(move |scope| {
+        let goes_on = goes_on;
         let job = scope.spawn(|| block_on(job).expect("the writer runs"));
         reaches.recv().expect("the job runs");
         deed();

@@ -75,7 +75,8 @@ fn who_sleeps_is_woken_by_a_commit_a_call_and_the_end() {
                 }
             }
         });
-        for round in 1..200 {
+        // Most times it sleeps already.
+        for round in 1..2_000 {
             commit(&feeds, "a", round);
             assert_eq!(hears.recv(), Ok(Woken::Called));
             mailbox.wake();
@@ -104,7 +105,9 @@ fn what_is_committed_while_a_reader_catches_up_is_known_afterwards() {
     feeds.publish(changes("b"), Some(WalHeader::after(1)), Some(WalHeader::after(2)));
     let next = mailbox.take_at(WalHeader::after(2)).expect("nothing lies between");
     assert_eq!((tables(&next), next.unknown), (vec!["b"], false));
-    // A reader that catches up counts from there.
+    // A reader that catches up counts from there, also when a commit came to nothing.
+    feeds.begin_commit();
+    feeds.end_commit();
     let taken = mailbox.take_all();
     mailbox.caught_up_at(Some(WalHeader::after(9)), taken.seq);
     commit(&feeds, "c", 10);
@@ -124,6 +127,12 @@ fn feeds_are_apart() {
     assert_eq!(first.wait(Duration::ZERO), Woken::Called, "another's taking takes nothing from it");
     let both = first.take_at(WalHeader::after(2)).expect("nothing lies between");
     assert_eq!((tables(&both), both.unknown, both.seq), (vec!["a", "b"], false, CommitSeq(2)));
+    let third = feeds.add();
+    assert!(
+        third.take_at(WalHeader::after(2)).is_some_and(|changes| changes.unknown),
+        "it counts from the last commit"
+    );
+    feeds.remove(&third);
     feeds.remove(&second);
     assert!(feeds.any());
     feeds.remove(&first);
