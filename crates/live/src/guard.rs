@@ -285,8 +285,8 @@ fn range(
     let place = |value: Option<&Value>| value.and_then(|value| kind.place(value));
     let (low, high) = (place(low).unwrap_or(0), place(high).unwrap_or(u64::MAX));
     if low > high {
-        // Nothing lies between them, except what is neither.
-        return Some(vec![Anchor::Range { slot: column.slot, kind, low: high, high: low }]);
+        // Places are in the order of values: what is above the one is above the other.
+        return Some(Vec::new());
     }
     Some(vec![Anchor::Range { slot: column.slot, kind, low, high }])
 }

@@ -278,3 +278,6 @@ fn hash_of(key: Key) -> Option<u64> {
         Key::Null | Key::Unsure => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 use std::thread;
+use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
 use opor_core::{DbVersion, PackedKey, Value};
@@ -16,7 +17,7 @@ use crate::options::LiveOptions;
 use crate::plan::{Plan, plan};
 use crate::result::ResultSet;
 use crate::router::{QueryId, Router};
-use crate::run::same;
+use crate::run::{same, same_in_some_order};
 use crate::scope::{Asked, Kept};
 use crate::shared::{Outcome, Progress, Shared};
 use crate::stats::Counters;
@@ -160,13 +161,15 @@ impl Worker {
     /// Works until the database is closed, or nobody is left to ask for anything.
     pub(crate) fn work(mut self) {
         loop {
-            let woken = self.feed.wait(&self.store, self.options.look_for_others, None);
+            // What a failed turn owes is tried again, also when nothing more happens.
+            let limit = self.owed.then_some(Duration::ZERO);
+            let woken = self.feed.wait(&self.store, self.options.look_for_others, limit);
             let commands: Vec<Command> = std::iter::from_fn(|| self.commands.try_recv().ok()).collect();
             if let Err(error) = self.turn(commands) {
                 // The file cannot be read. Those who wait are told, and every query is run when it can be.
                 self.owed = true;
                 self.fail(&error);
-                // What is to be done is still there to be done at once, and most likely fails at once.
+                // What is to be done is there to be done at once, and most likely fails at once.
                 thread::sleep(self.options.look_for_others);
             }
             let abandoned = self.commands.is_closed() && self.commands.is_empty();
@@ -257,7 +260,8 @@ impl Worker {
             let before = shared.now().0;
             let asked_for = wanted.everything || wanted.queries.contains(id);
             let known = (!asked_for).then_some(changes);
-            let outcome = self.outcome(*id, &before, changes, known, wanted.everything);
+            let kept = &mut self.queries[id].kept.borrow_mut();
+            let outcome = self.outcome(*id, kept, &before, changes, known, wanted.everything);
             if !agree(&before, &outcome) || shared.turn() == 0 {
                 outcomes.push((shared, outcome));
             }
@@ -271,6 +275,7 @@ impl Worker {
     fn outcome(
         &self,
         id: QueryId,
+        kept: &mut Kept,
         before: &Outcome,
         changes: &Changes,
         known: Option<&Changes>,
@@ -290,7 +295,7 @@ impl Worker {
             parameters: &query.parameters,
             rows_max: self.options.rows_max,
         };
-        let brought = query.kept.borrow_mut().bring(asked, rows, known.filter(|_| !first))?;
+        let brought = kept.bring(asked, rows, known.filter(|_| !first))?;
         if brought.scoped {
             self.counters.scoped();
         }
@@ -322,12 +327,17 @@ impl Worker {
         }) else {
             return;
         };
-        let Some(shared) = self.queries[id].shared.upgrade() else { return };
+        let query = &self.queries[id];
+        let Some(shared) = query.shared.upgrade() else { return };
         let before = shared.now().0;
-        let outcome = self.outcome(*id, &before, changes, None, true);
-        let agrees = agree(&before, &outcome);
+        // What is kept of a query belongs to the rows that it has, and these stay if they are right.
+        let mut kept = Kept::default();
+        let outcome = self.outcome(*id, &mut kept, &before, changes, None, true);
+        let agrees =
+            agree(&before, &outcome) || (query.plan.scope.is_ok() && agree_in_some_order(&before, &outcome));
         self.counters.checked(agrees);
         if !agrees {
+            query.kept.replace(kept);
             outcomes.push((shared, outcome));
         }
     }
@@ -445,6 +455,16 @@ fn agree(before: &Outcome, after: &Outcome) -> bool {
         (Ok(before), Ok(after)) if Arc::ptr_eq(before, after) => true,
         (Ok(before), Ok(after)) => before.columns == after.columns && same(&before.rows, &after.rows),
         (Err(before), Err(after)) => before == after,
+        _ => false,
+    }
+}
+
+/// As [`agree`], for a query whose rows stay where they are when a run would give them in another order.
+fn agree_in_some_order(before: &Outcome, after: &Outcome) -> bool {
+    match (before, after) {
+        (Ok(before), Ok(after)) => {
+            before.columns == after.columns && same_in_some_order(&before.rows, &after.rows)
+        }
         _ => false,
     }
 }

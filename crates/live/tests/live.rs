@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::executor::block_on;
 use futures::{FutureExt, StreamExt};
@@ -465,6 +466,59 @@ fn a_file_that_could_not_be_read_and_can_again_brings_every_result_back() {
     let back = block_on(told.next()).expect("it goes on").expect("it is back");
     assert_eq!(back.rows, [0], "nobody has written to its table");
     assert_eq!(todos.current().expect("it is back").rows, [2]);
+}
+
+#[test]
+fn what_could_not_be_read_is_read_again_though_nothing_was_written() {
+    let place = Place::new();
+    let path = place.folder.join("locked.db");
+    let other = Store::open(&path).expect("it opens");
+    // With a log in place of a journal nobody can lock readers out.
+    other
+        .execute_batch("PRAGMA journal_mode = DELETE; CREATE TABLE t(n); INSERT INTO t VALUES (1)")
+        .expect("a table");
+    let options = OpenOptions::new().busy_timeout(Duration::ZERO);
+    let handle = StoreHandle::open(&path, &options, 1).expect("it opens");
+    let live = Live::start(&handle).expect("it starts");
+    let subscription = block_on(live.query::<i64>("SELECT n FROM t").subscribe()).expect("it subscribes");
+    let mut told = subscription.snapshots();
+    assert_eq!(block_on(told.next()).expect("it goes on").expect("a result").rows, [1]);
+    for _ in 0..3 {
+        other.execute_batch("BEGIN EXCLUSIVE").expect("nobody reads or writes");
+        subscription.refetch();
+        let error = block_on(told.next()).expect("it goes on").expect_err("nobody can read");
+        assert!(matches!(&error, LiveError::Sql { message, .. } if message.contains("locked")), "{error:?}");
+        // No commit comes of it that could call anybody.
+        other.execute_batch("ROLLBACK").expect("it ends");
+        let back = block_on(told.next()).expect("it goes on").expect("it can be read");
+        assert_eq!(back.rows, [1]);
+    }
+    drop((told, subscription, live));
+    handle.close();
+}
+
+#[test]
+fn columns_past_the_63rd_count_as_one() {
+    let place = Place::new();
+    let columns: Vec<String> = (0..70).map(|number| format!("c{number}")).collect();
+    place.write(&format!("CREATE TABLE wide({}); INSERT INTO wide(c0) VALUES (1)", columns.join(", ")));
+    let query =
+        |sql: &str| block_on(place.live.query::<Option<i64>>(sql).subscribe()).expect("it subscribes");
+    let (late, guarded) = (query("SELECT c66 FROM wide"), query("SELECT c0 FROM wide WHERE c66 = 5"));
+    let runs = |sql: &str| {
+        let before = place.live.stats();
+        place.write(sql);
+        place.settle();
+        place.live.stats().runs - before.runs
+    };
+    assert_eq!(runs("UPDATE wide SET c66 = 5"), 2);
+    assert_eq!(late.current().expect("a result").rows, [Some(5)]);
+    assert_eq!(guarded.current().expect("a result").rows, [Some(1)]);
+    assert_eq!(runs("UPDATE wide SET c2 = 5, c62 = 5"), 0);
+    assert_eq!(runs("UPDATE wide SET c69 = 5"), 2, "nobody tells them apart");
+    assert_eq!(runs("UPDATE wide SET c66 = 6"), 2);
+    assert_eq!(late.current().expect("a result").rows, [Some(6)]);
+    assert_eq!(guarded.current().expect("a result").rows, []);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::executor::block_on;
+use futures::{FutureExt, StreamExt};
 use opor_core::{SiteId, Value};
 use opor_live::{Live, LiveError, LiveOptions, Subscription, Tier};
 use opor_store::rusqlite::types::ValueRef;
@@ -408,6 +409,36 @@ fn the_order_of_rows_that_nobody_sorts_is_kept() {
     let expected: Vec<i64> = (1..=90).filter(|id| *id != 40).chain([4000]).collect();
     assert_eq!(integers(&all), expected, "as a look through the table gives them");
     assert_eq!(integers(&by_index), [&was[..], &[199, 200]].concat(), "what stays, and then what comes");
+}
+
+#[test]
+fn a_check_knows_that_rows_stay_where_they_are() {
+    let place = Place::new();
+    place.fill();
+    let checked = LiveOptions { check_one_in: 1, ..LiveOptions::default() };
+    let live = Live::start_with(&place.handle, checked).expect("it starts");
+    let sql = "SELECT rowid FROM b WHERE a >= 0";
+    let subscription = block_on(live.query::<i64>(sql).subscribe()).expect("it subscribes");
+    let mut told = subscription.snapshots();
+    let was = block_on(told.next()).expect("it goes on").expect("a result").rows;
+    let write = |sql: &str| {
+        place.write(sql);
+        block_on(live.settled()).expect("the database is open");
+    };
+    write("INSERT INTO b(rowid, a) VALUES (200, 0)");
+    let kept = [&was[..], &[200]].concat();
+    assert_eq!(block_on(told.next()).expect("it goes on").expect("a result").rows, kept);
+    assert_ne!(place.fresh(sql, &[]).last(), Some(&vec![Value::Integer(200)]), "a run gives another order");
+    let before = live.stats();
+    (0..3).for_each(|_| write("INSERT INTO other VALUES (1)"));
+    let after = live.stats();
+    assert_eq!((after.checks, after.divergences), (before.checks + 3, 0));
+    assert!(told.next().now_or_never().is_none(), "it has the same rows");
+    // What is kept of the query is still that of these rows.
+    write("DELETE FROM b WHERE rowid = 50; INSERT INTO b(rowid, a) VALUES (199, 0)");
+    let kept: Vec<i64> = kept.into_iter().filter(|rowid| *rowid != 50).chain([199]).collect();
+    assert_eq!(block_on(told.next()).expect("it goes on").expect("a result").rows, kept);
+    assert_eq!((live.stats().divergences, live.stats().scoped_runs), (0, 2));
 }
 
 #[test]

@@ -10,6 +10,7 @@ pub(super) struct Table {
     pub(super) name: String,
     pub(super) columns: Vec<Column>,
     pub(super) view: bool,
+    pub(super) strict: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -144,12 +145,12 @@ pub(super) fn value(rng: &mut Rng) -> Value {
 
 /// What there is to read and to write.
 pub(super) fn tables(conn: &Connection) -> Vec<Table> {
-    let sql = "SELECT name, type = 'view' FROM sqlite_schema WHERE name GLOB '[tv][0-9]*' AND type IN ('table', 'view') ORDER BY name";
+    let sql = "SELECT name, type = 'view', strict FROM pragma_table_list WHERE schema = 'main' AND name GLOB '[tv][0-9]*' ORDER BY name";
     let names = rows_of(conn, sql, []).expect("the schema reads");
     let mut tables = Vec::new();
     for row in names {
-        let [Value::Text(name), Value::Integer(view)] = &row[..] else {
-            panic!("a name and a flag: {row:?}")
+        let [Value::Text(name), Value::Integer(view), Value::Integer(strict)] = &row[..] else {
+            panic!("a name and flags: {row:?}")
         };
         // A view of a table that is gone has no columns.
         let columns =
@@ -163,7 +164,7 @@ pub(super) fn tables(conn: &Connection) -> Vec<Table> {
             })
             .collect();
         if !columns.is_empty() {
-            tables.push(Table { name: name.clone(), columns, view: *view == 1 });
+            tables.push(Table { name: name.clone(), columns, view: *view == 1, strict: *strict == 1 });
         }
     }
     tables

@@ -44,14 +44,16 @@ pub(super) fn large_commit(rng: &mut Rng, tables: &[Table]) -> Vec<String> {
         "WITH RECURSIVE n(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM n WHERE i < {MANY_ROWS} + 100) \
          INSERT OR IGNORE INTO {name}(id, a, b) SELECT i, i % 7, 'many' || i FROM n"
     );
-    vec![
+    let mut all = vec![
         "BEGIN".to_owned(),
         random_write(rng, tables),
         fill,
         format!("DELETE FROM {name} WHERE id > 102"),
-        "COMMIT".to_owned(),
-        "ROLLBACK".to_owned(),
-    ]
+    ];
+    // A trigger may have written a row for each that is gone; queries that join these with each other would not end.
+    all.extend([thin_out(tables), thin_out(tables)].concat());
+    all.extend(["COMMIT".to_owned(), "ROLLBACK".to_owned()]);
+    all
 }
 
 /// Makes room, so that results stay small.
@@ -76,7 +78,12 @@ pub(super) fn random_write(rng: &mut Rng, tables: &[Table]) -> String {
     let name = quote(&table.name);
     let mut columns: Vec<String> =
         table.columns.iter().filter(|column| !column.computed).map(|column| quote(&column.name)).collect();
-    let or = *rng.pick(&["", "", "", " OR REPLACE", " OR IGNORE", " OR FAIL", " OR ROLLBACK"]);
+    let mut or = *rng.pick(&["", "", "", " OR REPLACE", " OR IGNORE", " OR FAIL", " OR ROLLBACK"]);
+    if table.strict && or == " OR REPLACE" {
+        // In a transaction a value of the wrong type leaves the indexes of a STRICT table without the row that was to be replaced: SQLite
+        // 3.40 and 3.53 do not take that back. What such a database gives depends on the plan.
+        or = "";
+    }
     match rng.below(20) {
         0..9 => {
             if rng.chance(30) {

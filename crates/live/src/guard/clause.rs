@@ -228,7 +228,8 @@ impl Scope<'_> {
                 self.number(&format!("-{digits}"))?
             }
             Expr::Literal(Literal::Numeric(digits)) => self.number(digits)?,
-            Expr::Literal(Literal::String(text)) if text.starts_with('\'') => Value::Text(unquoted(text)),
+            // What stands in double quotes is a name, and no literal.
+            Expr::Literal(Literal::String(text)) => Value::Text(unquoted(text)),
             Expr::Literal(Literal::Null) => Value::Null,
             _ => return None,
         };

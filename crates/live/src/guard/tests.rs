@@ -118,6 +118,7 @@ fn conditions_that_are_none() {
 fn forms_that_are_not_looked_into() {
     for sql in [
         "WITH t AS (SELECT 1 AS n) SELECT * FROM t, u WHERE n = 1 AND u.x = 1",
+        "WITH q AS (SELECT 1 AS m) SELECT t.id FROM t, q WHERE t.n = 1",
         "SELECT n FROM t WHERE n = 1 UNION SELECT x FROM u WHERE x = 1",
         "SELECT * FROM v AS u JOIN t ON t.n = 1 WHERE u.x = 1",
         "SELECT * FROM t RIGHT JOIN u ON t.id = u.t WHERE t.n = 1 AND u.x = 1",
@@ -281,4 +282,48 @@ fn parameters_that_guard_nothing() {
     assert_eq!(left.guards.anchors("u", &[v(1)]).map(|anchors| anchors.len()), Some(1));
     let many = vec!["1"; ANCHORS_MAX + 1].join(", ");
     assert_eq!(planned(&format!("SELECT * FROM t WHERE n IN ({many})")).guards.anchors("t", &[]), None);
+}
+
+/// Whether a row passes whose columns all have this value.
+#[track_caller]
+fn check_passes(sql: &str, table: &str, parameters: &[Value], row: impl Into<Value>, passes: bool) {
+    let plan = planned(sql);
+    assert!(plan.guards.anchors(table, parameters).is_some(), "{sql}: it is found by something");
+    let row = Only(row.into());
+    assert_eq!(plan.guards.pass(table, parameters, &row), passes, "{sql} {parameters:?}: {:?}", row.0);
+}
+
+#[test]
+fn what_only_sqlite_can_compare_passes_beside_what_is_clear() {
+    // A column without affinity is compared as a number here.
+    let joined = "SELECT * FROM t, u WHERE t.n = u.x AND t.n = ?";
+    check_passes(joined, "u", &[v(5)], "5.0", true);
+    check_passes(joined, "u", &[v(5)], "6", false);
+    // The other condition says where it is found.
+    check_passes("SELECT * FROM t WHERE s = ? AND b >= '0'", "t", &[v(0.1)], "0.1", true);
+    check_passes("SELECT * FROM t WHERE s = ? AND b >= '1'", "t", &[v(0.1)], "0.1", false);
+    check_passes("SELECT * FROM t WHERE n > ? AND b = '3x'", "t", &[v("5")], "3x", true);
+    check_passes("SELECT * FROM t WHERE c > ? AND b = 'B'", "t", &[v("a")], "B", true);
+}
+
+#[test]
+fn every_mention_of_a_table_counts() {
+    let sql = "SELECT * FROM t AS a, t AS b WHERE a.n = ?1 AND b.n = ?2";
+    for (value, passes) in [(1, true), (2, true), (3, false)] {
+        check_passes(sql, "t", &[v(1), v(2)], value, passes);
+    }
+    let anchors = planned(sql).guards.anchors("t", &[v(1), v(2)]);
+    assert_eq!(anchors.map(|anchors| anchors.len()), Some(2));
+}
+
+#[test]
+fn nothing_lies_in_an_empty_range() {
+    for (condition, parameters) in [
+        ("n BETWEEN ?1 AND ?2", [v(9), v(5)]),
+        ("b > ?1 AND b < ?2", [v("b"), v("a")]),
+        ("n > ?1 AND n < ?2", [v(9), Value::Null]),
+    ] {
+        let plan = planned(&format!("SELECT * FROM t WHERE {condition}"));
+        assert_eq!(plan.guards.anchors("t", &parameters), Some(Vec::new()), "{condition}");
+    }
 }

@@ -19,6 +19,8 @@ struct World {
     writer: Writer,
     commits_left: usize,
     foreign_left: usize,
+    /// How often the reader finds that it cannot read the file after all.
+    failures_left: usize,
     asker: Asker,
     /// Somebody wants something of the reader.
     asked: bool,
@@ -71,6 +73,7 @@ impl World {
             writer: Writer::Idle,
             commits_left: commits,
             foreign_left: foreign,
+            failures_left: 1,
             asker: if asks { Asker::Idle } else { Asker::Done },
             asked: false,
             // It begins with a snapshot, as whoever subscribes does.
@@ -125,6 +128,7 @@ impl World {
             }
             Asker::Done => {}
         }
+        worlds.extend(self.failed());
         let mut world = self.clone();
         if world.step_of_reader() {
             worlds.push(world);
@@ -161,6 +165,18 @@ impl World {
             }
         }
         vec![world]
+    }
+
+    /// The reader could not begin its transaction, and looks for something to do.
+    fn failed(&self) -> Option<Self> {
+        let mut world = self.clone();
+        world.failures_left = self.failures_left.checked_sub(1)?;
+        match std::mem::replace(&mut world.reader, Reader::Waiting) {
+            Reader::Beginning { .. } => {}
+            Reader::BeginningLate { changes } => world.with(|_, mailbox| mailbox.give_back(changes)),
+            _ => return None,
+        }
+        Some(world)
     }
 
     /// Whether the reader can go on.
