@@ -101,6 +101,10 @@ pub(crate) fn edits(old: &ResultSet, new: &ResultSet, key: &Key) -> Vec<Edit<Row
 
 /// The edits for rows that have `head` others before them; `None` if finding them takes too long.
 fn edits_between(old: &[Row], new: &[Row], head: usize, key: &Key) -> Option<Vec<Edit<Row>>> {
+    if old.is_empty() {
+        let insert = |(at, row): (usize, &Row)| Edit::Insert { at: head + at, row: row.clone() };
+        return Some(new.iter().enumerate().map(insert).collect());
+    }
     let mut places = places(new, key);
     // For each old row, where it is now.
     let targets: Vec<Option<usize>> = old.iter().map(|row| take(&mut places, row, key)).collect();

@@ -144,7 +144,6 @@ fn one_more_query_of_a_statement_takes_few_bytes() {
         for count in OPEN {
             open.push(place.open(sql, 100 + open.iter().map(Vec::len).sum::<usize>()..100 + count));
             let bytes = each(before, count);
-            println!("{sql}: {bytes} bytes for one more of {count}");
             assert!(bytes <= bytes_max, "{bytes} bytes for one more of {count}: {sql}");
         }
         assert_eq!(place.live.stats().queries, 100 + OPEN[1]);
@@ -171,19 +170,12 @@ fn rows_and_those_who_wait_come_on_top() {
     // The list of values, the values and the text.
     let row = rounded(16 + 2 * size_of::<opor_core::Value>()) + rounded("to do".len());
     let bytes = each(before, open.len());
-    println!("{bytes} bytes with a row of two values, which takes {row}");
     assert!(bytes <= bytes_max + row, "{bytes} bytes with a row of {row}");
     let mut streams: Vec<_> = open.iter().map(Subscription::diffs).collect();
     streams.iter_mut().for_each(|stream| _ = stream.next().now_or_never().expect("a first result"));
-    let quiet = ALLOCATED.load(Ordering::Relaxed);
     for stream in &mut streams {
         assert!(stream.next().now_or_never().is_none(), "nothing has changed");
     }
-    println!(
-        "{} bytes with a stream, {} with one that was polled",
-        each(before, open.len()),
-        each(quiet, open.len())
-    );
     let bytes = each(before, open.len()) - bytes;
     assert!(bytes <= WAITING_BYTES_MAX, "{bytes} bytes for a stream");
     drop((first, open));
