@@ -12,12 +12,14 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{LiveError, StartError};
 use crate::explain::Explanation;
+use crate::interned::Interned;
 use crate::options::LiveOptions;
+use crate::parameters::Parameters;
 use crate::result::Key;
 use crate::shared::{Progress, Shared};
 use crate::stats::{Counters, LiveStats};
 use crate::subscription::{LiveState, Subscription};
-use crate::worker::{Command, Parameters, Worker};
+use crate::worker::{Command, Worker};
 
 /// The live queries of one database. Cheap to clone; the thread ends when the last clone and the last subscription are gone, or
 /// the database is closed.
@@ -34,6 +36,8 @@ pub(crate) struct Desk {
     pub(crate) progress: Arc<Progress>,
     counters: Arc<Counters>,
     handle: StoreHandle,
+    /// The columns by which subscribers tell rows apart.
+    pub(crate) keys: Interned,
 }
 
 impl Drop for Desk {
@@ -76,7 +80,8 @@ impl Live {
         let (shown, counted) = (progress.clone(), counters.clone());
         let work = move || Worker::new(store, feed, asked, shown, counted, options).work();
         thread::Builder::new().name("opor-live".to_owned()).spawn(work).map_err(StartError::Thread)?;
-        Ok(Self { desk: Arc::new(Desk { commands, waker, progress, counters, handle: handle.clone() }) })
+        let (handle, keys) = (handle.clone(), Interned::default());
+        Ok(Self { desk: Arc::new(Desk { commands, waker, progress, counters, handle, keys }) })
     }
 
     /// Begins a query whose rows are read as `T`: a struct by the names of the columns, a tuple by their order, or a single value.
@@ -139,20 +144,13 @@ impl Live {
 }
 
 /// Where the answer to who subscribes comes. When it is given up, a query that has come and that nobody took is let go of.
-struct Answered {
-    desk: Arc<Desk>,
-    answers: Receiver<Result<Arc<Shared>, LiveError>>,
-}
+struct Answered(Receiver<Result<Arc<Shared>, LiveError>>);
 
 impl Drop for Answered {
     fn drop(&mut self) {
         // From here on the thread sees for itself that nobody waits.
-        self.answers.close();
-        if let Ok(Ok(shared)) = self.answers.try_recv() {
-            let query = shared.id;
-            drop(shared);
-            self.desk.ask(Command::Released { query });
-        }
+        self.0.close();
+        drop(self.0.try_recv());
     }
 }
 
@@ -210,13 +208,11 @@ impl<T: DeserializeOwned + Send + 'static> Query<T> {
     pub async fn subscribe(self) -> Result<Subscription<T>, LiveError> {
         let (answer, answered) = bounded(1);
         let Self { desk, sql, parameters, key, .. } = self;
-        let answered = Answered { desk: desk.clone(), answers: answered };
-        desk.ask(Command::Subscribe { sql, parameters, answer });
-        let shared = answered.answers.recv().await.map_err(|_| LiveError::Closed)??;
-        let subscription = Subscription::new(desk, shared, key);
-        let (outcome, _) = subscription.shared().now();
-        Key::named(subscription.key_columns(), &outcome?.columns)?;
-        Ok(subscription)
+        let answered = Answered(answered);
+        desk.ask(Command::Subscribe { desk: desk.clone(), sql, parameters, answer });
+        let shared = answered.0.recv().await.map_err(|_| LiveError::Closed)??;
+        Key::named(&key, shared.now().0?.columns())?;
+        Ok(Subscription::new(shared, &key))
     }
 
     /// What a user interface shows: loading at first, then the data, and errors beside the last data there was. The stream ends when the

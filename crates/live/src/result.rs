@@ -1,5 +1,7 @@
 //! The result of a query at one commit.
 
+use std::ops::Deref;
+use std::slice;
 use std::sync::Arc;
 
 use opor_core::{DbVersion, Value};
@@ -11,20 +13,69 @@ use crate::error::LiveError;
 /// A row of a result: one value for each column.
 pub type Row = Arc<[Value]>;
 
-/// Every row of a query's result, in its order.
+/// Every row of a query's result, in its order. There is one of each query, of which there may be very many: what several
+/// have in common is shared among them.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ResultSet {
-    pub(crate) rows: Vec<Row>,
-    /// The names of its columns.
-    pub(crate) columns: Arc<[String]>,
+    pub(crate) rows: Rows,
+    pub(crate) heading: Arc<Heading>,
     /// The commit of this process that it was last looked at for.
     pub(crate) seq: CommitSeq,
+    pub(crate) source: Arc<Source>,
+    /// No other result of this process's queries has it.
+    pub(crate) version: u64,
+}
+
+/// What is above the rows of a result: the same for all queries of a statement.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Heading {
+    /// The names of the columns.
+    pub(crate) columns: Arc<[String]>,
+}
+
+/// Where a result comes from: the same for all that became others by one commit, and most often for many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Source {
     /// The last commit of the file in its snapshot, where that is asked for.
     pub(crate) commit: Option<DbVersion>,
-    /// Counts the results of the query that were different.
-    pub(crate) version: u64,
     /// Who brought it about; `None` for the first.
     pub(crate) origin: Option<Origin>,
+}
+
+/// Rows of a result. A single one, as that of a query by key, takes no list of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Rows {
+    One(Row),
+    List(Box<[Row]>),
+}
+
+impl From<Vec<Row>> for Rows {
+    fn from(mut rows: Vec<Row>) -> Self {
+        match (rows.pop(), rows.is_empty()) {
+            (Some(only), true) => Self::One(only),
+            (last, _) => {
+                rows.extend(last);
+                Self::List(rows.into())
+            }
+        }
+    }
+}
+
+impl Deref for Rows {
+    type Target = [Row];
+
+    fn deref(&self) -> &[Row] {
+        match self {
+            Self::One(row) => slice::from_ref(row),
+            Self::List(rows) => rows,
+        }
+    }
+}
+
+impl ResultSet {
+    pub(crate) fn columns(&self) -> &Arc<[String]> {
+        &self.heading.columns
+    }
 }
 
 /// What tells one row of a result from another.

@@ -12,9 +12,9 @@ use crate::guard::{Anchor, Key, Kind, Mode, Seen, Slot};
 use crate::index::{Intervals, Keys};
 use crate::plan::Plan;
 
-/// Names a query among those of one database.
+/// Names a query among those that are open; a later one may have the number of one that has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct QueryId(pub(crate) u64);
+pub(crate) struct QueryId(pub(crate) u32);
 
 /// Every query by what it depends on.
 #[derive(Debug, Default)]

@@ -56,12 +56,16 @@ pub(crate) fn run(
             result.push(same.clone());
             continue;
         }
+        if before.is_empty() {
+            result.push(values.drain(..).collect());
+            continue;
+        }
         let known = known.get_or_insert_with(|| {
             before.iter().map(|row| (row.iter().map(Cell::from).collect(), row)).collect()
         });
         let cells: Vec<Cell<'_>> = values.iter().map(Cell::from).collect();
         let same = known.get(&cells).map(|row| (*row).clone());
-        result.push(same.unwrap_or_else(|| Arc::from(&values[..])));
+        result.push(same.unwrap_or_else(|| values.drain(..).collect()));
     }
     drop(rows);
     let steps = u64::from(stmt.reset_status(StatementStatus::VmStep).unsigned_abs());

@@ -11,7 +11,6 @@ use serde::de::DeserializeOwned;
 
 use crate::diff::{Edit, edits};
 use crate::error::LiveError;
-use crate::live::Desk;
 use crate::result::{Key, ResultSet, Row};
 use crate::row;
 use crate::shared::Shared;
@@ -79,51 +78,27 @@ pub struct LiveState<T> {
 /// A query that stays current until this is dropped, with all streams made from it.
 #[derive(Debug)]
 pub struct Subscription<T> {
-    lease: Arc<Lease>,
+    shared: Arc<Shared>,
+    /// The columns that tell rows apart, where there are some.
+    key: Option<Arc<[String]>>,
     rows: PhantomData<fn() -> T>,
 }
 
 impl<T> Clone for Subscription<T> {
     fn clone(&self) -> Self {
-        Self { lease: self.lease.clone(), rows: PhantomData }
-    }
-}
-
-/// Keeps a query.
-#[derive(Debug)]
-struct Lease {
-    desk: Arc<Desk>,
-    /// Always there until the lease is dropped.
-    shared: Option<Arc<Shared>>,
-    key: Vec<String>,
-}
-
-impl Lease {
-    fn shared(&self) -> &Arc<Shared> {
-        self.shared.as_ref().expect("a query is let go of only when its lease is dropped")
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        // First the query, so that the thread sees whether this was the last.
-        if let Some(query) = self.shared.take().map(|shared| shared.id) {
-            self.desk.ask(Command::Released { query });
-        }
+        Self { shared: self.shared.clone(), key: self.key.clone(), rows: PhantomData }
     }
 }
 
 impl<T: DeserializeOwned + Send + 'static> Subscription<T> {
-    pub(crate) fn new(desk: Arc<Desk>, shared: Arc<Shared>, key: Vec<String>) -> Self {
-        Self { lease: Arc::new(Lease { desk, shared: Some(shared), key }), rows: PhantomData }
+    /// Of a query that has a result in which these columns are.
+    pub(crate) fn new(shared: Arc<Shared>, key: &[String]) -> Self {
+        let key = (!key.is_empty()).then(|| shared.desk().keys.list(key));
+        Self { shared, key, rows: PhantomData }
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        self.lease.shared()
-    }
-
-    pub(crate) fn key_columns(&self) -> &[String] {
-        &self.lease.key
+    fn key_columns(&self) -> &[String] {
+        self.key.as_deref().unwrap_or_default()
     }
 
     /// The result as it is now.
@@ -131,7 +106,7 @@ impl<T: DeserializeOwned + Send + 'static> Subscription<T> {
     /// # Errors
     /// Why there is none at present; see [`LiveError`].
     pub fn current(&self) -> Result<Snapshot<T>, LiveError> {
-        self.snapshot(&*self.shared().now().0?)
+        self.snapshot(&*self.shared.now().0?)
     }
 
     /// The result as it is now, in values of SQLite, with the names of its columns.
@@ -139,8 +114,8 @@ impl<T: DeserializeOwned + Send + 'static> Subscription<T> {
     /// # Errors
     /// Why there is none at present; see [`LiveError`].
     pub fn current_values(&self) -> Result<(Arc<[String]>, Vec<Row>), LiveError> {
-        let result = self.shared().now().0?;
-        Ok((result.columns.clone(), result.rows.clone()))
+        let result = self.shared.now().0?;
+        Ok((result.columns().clone(), result.rows.to_vec()))
     }
 
     /// The result as it is now, and then whenever it is another. Who is slow misses what lies between, never the last.
@@ -150,7 +125,7 @@ impl<T: DeserializeOwned + Send + 'static> Subscription<T> {
     pub fn snapshots(&self) -> BoxStream<'static, Result<Snapshot<T>, LiveError>> {
         let subscription = self.clone();
         stream::unfold((subscription, 0), |(subscription, turn)| async move {
-            let (outcome, turn) = subscription.shared().after(turn).await;
+            let (outcome, turn) = subscription.shared.after(turn).await;
             let item = match outcome {
                 Err(LiveError::Closed) => return None,
                 outcome => outcome.and_then(|result| subscription.snapshot(&result)),
@@ -173,7 +148,7 @@ impl<T: DeserializeOwned + Send + 'static> Subscription<T> {
     /// begins with the next change, and otherwise anew.
     #[must_use]
     pub fn diffs_from(&self, token: ResumeToken) -> BoxStream<'static, Result<Diff<T>, LiveError>> {
-        let (outcome, turn) = self.shared().now();
+        let (outcome, turn) = self.shared.now();
         match outcome {
             Ok(result) if self.token(&result) == token => self.follow(Some(result), turn),
             _ => self.diffs(),
@@ -187,7 +162,7 @@ impl<T: DeserializeOwned + Send + 'static> Subscription<T> {
     ) -> BoxStream<'static, Result<Diff<T>, LiveError>> {
         let subscription = self.clone();
         stream::unfold((subscription, last, turn), |(subscription, last, turn)| async move {
-            let (outcome, turn) = subscription.shared().after(turn).await;
+            let (outcome, turn) = subscription.shared.after(turn).await;
             let result = match outcome {
                 Ok(result) => result,
                 Err(LiveError::Closed) => return None,
@@ -203,7 +178,7 @@ impl<T: DeserializeOwned + Send + 'static> Subscription<T> {
 
     /// Runs the query anew, although nothing has changed for it as far as opor knows.
     pub fn refetch(&self) {
-        self.lease.desk.ask(Command::Refetch { query: self.shared().id });
+        self.shared.desk().ask(Command::Refetch { query: self.shared.id });
     }
 
     /// Waits until the result is another than that of a token. Cheaper than a stream for those who only want to look.
@@ -216,7 +191,7 @@ impl<T: DeserializeOwned + Send + 'static> Subscription<T> {
     pub async fn changed(&self, since: ResumeToken) -> Result<(), LiveError> {
         let mut seen = 0;
         loop {
-            let (outcome, turn) = self.shared().after(seen).await;
+            let (outcome, turn) = self.shared.after(seen).await;
             match outcome {
                 Err(LiveError::Closed) => return Err(LiveError::Closed),
                 Ok(result) if self.token(&result) == since => seen = turn,
@@ -226,36 +201,36 @@ impl<T: DeserializeOwned + Send + 'static> Subscription<T> {
     }
 
     fn token(&self, result: &ResultSet) -> ResumeToken {
-        ResumeToken { query: self.shared().id.0, version: result.version }
+        ResumeToken { query: self.shared.id.0.into(), version: result.version }
     }
 
     fn snapshot(&self, result: &ResultSet) -> Result<Snapshot<T>, LiveError> {
-        Key::named(self.key_columns(), &result.columns)?.check(&result.rows)?;
-        let rows = result.rows.iter().enumerate().map(|(at, row)| row::read(at, row, &result.columns));
+        Key::named(self.key_columns(), result.columns())?.check(&result.rows)?;
+        let rows = result.rows.iter().enumerate().map(|(at, row)| row::read(at, row, result.columns()));
         Ok(Snapshot {
             rows: rows.collect::<Result<_, _>>()?,
-            columns: result.columns.clone(),
+            columns: result.columns().clone(),
             seq: result.seq,
-            commit: result.commit,
-            origin: result.origin,
+            commit: result.source.commit,
+            origin: result.source.origin,
             token: self.token(result),
         })
     }
 
     fn diff(&self, last: Option<&ResultSet>, result: &ResultSet) -> Result<Diff<T>, LiveError> {
-        let key = Key::named(self.key_columns(), &result.columns)?;
+        let key = Key::named(self.key_columns(), result.columns())?;
         key.check(&result.rows)?;
-        let edits = match last.filter(|last| last.columns == result.columns) {
+        let edits = match last.filter(|last| last.heading == result.heading) {
             Some(last) => edits(last, result, &key),
-            None => vec![Edit::Reset { rows: result.rows.clone() }],
+            None => vec![Edit::Reset { rows: result.rows.to_vec() }],
         };
-        let read = |at: usize, row: Row| row::read(at, &row, &result.columns);
+        let read = |at: usize, row: Row| row::read(at, &row, result.columns());
         Ok(Diff {
             edits: edits.into_iter().map(|edit| edit.try_map(&read)).collect::<Result<_, _>>()?,
-            columns: result.columns.clone(),
+            columns: result.columns().clone(),
             seq: result.seq,
-            commit: result.commit,
-            origin: result.origin,
+            commit: result.source.commit,
+            origin: result.source.origin,
             token: self.token(result),
         })
     }

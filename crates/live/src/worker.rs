@@ -1,24 +1,27 @@
 //! The thread that keeps the results current: one snapshot after the other, and every query at each.
 
-use std::cell::RefCell;
-use std::sync::{Arc, Weak};
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use async_channel::{Receiver, Sender};
-use opor_core::{DbVersion, PackedKey, Value};
+use opor_core::DbVersion;
 use opor_store::{Changes, Origin, RowFeed, Store, StoreError, Woken};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
 use crate::access::Listener;
 use crate::error::LiveError;
 use crate::explain::Explanation;
+use crate::live::Desk;
 use crate::options::LiveOptions;
+use crate::parameters::Parameters;
 use crate::plan::{Plan, plan};
-use crate::result::ResultSet;
+use crate::registry::Registry;
+use crate::result::{ResultSet, Source};
 use crate::router::{QueryId, Router};
-use crate::run::{same, same_in_some_order};
-use crate::scope::{Asked, Kept};
+use crate::run::same;
+use crate::scope::Asked;
 use crate::shared::{Outcome, Progress, Shared};
 use crate::stats::Counters;
 
@@ -26,6 +29,8 @@ use crate::stats::Counters;
 #[derive(Debug)]
 pub(crate) enum Command {
     Subscribe {
+        /// What the subscription holds on to.
+        desk: Arc<Desk>,
         sql: Arc<str>,
         parameters: Parameters,
         answer: Sender<Result<Arc<Shared>, LiveError>>,
@@ -44,61 +49,14 @@ pub(crate) enum Command {
     },
 }
 
-/// Values for parameters, by name or in their order.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Parameters {
-    pub(crate) positional: Vec<Value>,
-    pub(crate) named: Vec<(String, Value)>,
-}
+/// KiB of pages that the connection of live queries keeps, at most, within one snapshot: many queries look at the same pages one after the
+/// other. SQLite's own 2,000 are too few for a thousand queries of a table of 100,000 rows, which then read each page over and over. What is
+/// kept is let go of with the next commit.
+const PAGES_KIB: u32 = 8_192;
 
-impl Parameters {
-    /// One value for each parameter of a statement.
-    fn resolve(self, plan: &Plan) -> Result<Vec<Value>, LiveError> {
-        if self.positional.len() > plan.parameters.len() {
-            let parameter = format!("?{}", plan.parameters.len() + 1);
-            return Err(LiveError::UnknownParameter { parameter });
-        }
-        let mut values: Vec<Option<Value>> = self.positional.into_iter().map(Some).collect();
-        values.resize(plan.parameters.len(), None);
-        for (name, value) in self.named {
-            let bare = name.trim_start_matches([':', '@', '$']);
-            let is_it = |parameter: &String| {
-                *parameter == name || (!parameter.starts_with('?') && &parameter[1..] == bare)
-            };
-            match plan.parameters.iter().position(is_it) {
-                Some(at) => values[at] = Some(value),
-                None => return Err(LiveError::UnknownParameter { parameter: name }),
-            }
-        }
-        let missing = values.iter().position(Option::is_none);
-        if let Some(at) = missing {
-            return Err(LiveError::MissingParameter { parameter: plan.parameters[at].clone() });
-        }
-        let values: Vec<Value> = values.into_iter().flatten().collect();
-        let says_now =
-            |value: &Value| matches!(value, Value::Text(text) if text.trim().eq_ignore_ascii_case("now"));
-        if plan.dates && values.iter().any(says_now) {
-            return Err(LiveError::NonDeterministic { function: "a function of dates".to_owned() });
-        }
-        Ok(values)
-    }
-}
+/// No schema has this version.
+const UNKNOWN: i64 = -1;
 
-/// A query and who waits for it.
-#[derive(Debug)]
-struct Query {
-    plan: Arc<Plan>,
-    parameters: Box<[Value]>,
-    name: QueryName,
-    shared: Weak<Shared>,
-    /// Of its rows, beside what is seen of them.
-    kept: RefCell<Kept>,
-    /// Why it cannot be run with the schema as it is.
-    broken: Option<LiveError>,
-}
-
-/// The statement and its packed parameters: who asks for the same shares one query.
-type QueryName = (Arc<str>, PackedKey);
 /// Outcomes that are not what they were.
 type Changed = Vec<(Arc<Shared>, Outcome)>;
 type Answer = Sender<Result<Arc<Shared>, LiveError>>;
@@ -120,10 +78,11 @@ pub(crate) struct Worker {
     counters: Arc<Counters>,
     options: LiveOptions,
     router: Router,
-    queries: FxHashMap<QueryId, Query>,
-    names: FxHashMap<QueryName, QueryId>,
-    plans: FxHashMap<Arc<str>, Arc<Plan>>,
-    next: u64,
+    registry: Registry,
+    /// Counts results.
+    versions: Cell<u64>,
+    /// That of the last result, which many others have too.
+    source: RefCell<Arc<Source>>,
     schema_version: i64,
     /// The last turn failed, and what it was about is still to be done.
     owed: bool,
@@ -139,6 +98,8 @@ impl Worker {
         options: LiveOptions,
     ) -> Self {
         store.set_prepared_statement_cache_capacity(options.statements_held);
+        // With fewer pages it is only slower.
+        let _may_fail = store.execute_batch(&format!("PRAGMA main.cache_size = -{PAGES_KIB}"));
         let listener = Some(Listener::install(&store));
         Self {
             store,
@@ -149,11 +110,10 @@ impl Worker {
             counters,
             options,
             router: Router::default(),
-            queries: FxHashMap::default(),
-            names: FxHashMap::default(),
-            plans: FxHashMap::default(),
-            next: 0,
-            schema_version: -1,
+            registry: Registry::default(),
+            versions: Cell::new(0),
+            source: RefCell::default(),
+            schema_version: UNKNOWN,
             owed: false,
         }
     }
@@ -185,17 +145,19 @@ impl Worker {
         let mut answers: Vec<(Arc<Shared>, Answer)> = Vec::new();
         for command in commands {
             match command {
-                Command::Subscribe { sql, parameters, answer } => match self.enrol(&sql, parameters) {
-                    Ok((query, shared)) => {
-                        wanted.queries.extend((shared.turn() == 0).then_some(query));
-                        answers.push((shared, answer));
+                Command::Subscribe { desk, sql, parameters, answer } => {
+                    match self.enrol(&desk, &sql, parameters) {
+                        Ok((query, shared)) => {
+                            wanted.queries.extend((shared.turn() == 0).then_some(query));
+                            answers.push((shared, answer));
+                        }
+                        Err(error) => {
+                            let _ = answer.try_send(Err(error));
+                        }
                     }
-                    Err(error) => {
-                        let _ = answer.try_send(Err(error));
-                    }
-                },
+                }
                 Command::Explain { sql, answer } => {
-                    let _ = answer.try_send(self.planned(&sql).map(|plan| Explanation::of(&plan)));
+                    let _ = answer.try_send(self.explain(&sql));
                 }
                 Command::Refetch { query } => {
                     wanted.queries.insert(query);
@@ -244,16 +206,19 @@ impl Worker {
             return Ok(None);
         }
         let mut affected = if wanted.everything || changes.unknown {
-            self.queries.keys().copied().collect()
+            self.registry.iter().map(|(id, _)| id).collect()
         } else {
-            let lookup = |id| self.queries.get(&id).map(|query| (&*query.plan, &query.parameters[..]));
+            let lookup = |id| {
+                let query = self.registry.get(id)?;
+                Some((&self.registry.statement(query.statement).plan, query.parameters.values()))
+            };
             self.router.affected(changes, &lookup)
         };
         affected.extend(&wanted.queries);
         let mut outcomes = Vec::new();
         let mut seen = 0;
         for id in &affected {
-            let Some(shared) = self.queries.get(id).and_then(|query| query.shared.upgrade()) else {
+            let Some(shared) = self.registry.get(*id).and_then(|query| query.shared.upgrade()) else {
                 continue;
             };
             seen += 1;
@@ -281,35 +246,51 @@ impl Worker {
         known: Option<&Changes>,
         unclear: bool,
     ) -> Outcome {
-        let query = &self.queries[&id];
-        if let Some(error) = &query.broken {
+        let Some(query) = self.registry.get(id) else { return before.clone() };
+        let statement = self.registry.statement(query.statement);
+        if let Some(error) = &statement.broken {
             return Err(error.clone());
         }
-        let (rows, version, first) = match before {
-            Ok(before) => (&before.rows[..], before.version + 1, false),
-            Err(_) => (&[][..], 1, true),
+        let (rows, first) = match before {
+            Ok(before) => (&*before.rows, false),
+            Err(_) => (&[][..], true),
         };
         let asked = Asked {
             store: &self.store,
-            plan: &query.plan,
-            parameters: &query.parameters,
+            plan: &statement.plan,
+            parameters: query.parameters.values(),
             rows_max: self.options.rows_max,
         };
-        let brought = kept.bring(asked, rows, known.filter(|_| !first))?;
+        let mut kept = query.kept.take().unwrap_or_default();
+        let brought = kept.bring(asked, rows, known.filter(|_| !first));
+        query.kept.set(Some(kept).filter(|kept| kept.is_of_use()));
+        let brought = brought?;
         if brought.scoped {
             self.counters.scoped();
         }
         let Some(rows) = brought.rows else { return before.clone() };
         let origin = if unclear { Some(Origin::Mixed) } else { changes.origin };
-        let columns = query.plan.columns.clone();
         Ok(Arc::new(ResultSet {
-            rows,
-            columns,
+            rows: rows.into(),
+            heading: statement.heading.clone(),
             seq: changes.seq,
-            commit: self.commit()?,
-            version,
-            origin: origin.filter(|_| !first),
+            source: self.source(origin.filter(|_| !first))?,
+            version: self.next_version(),
         }))
+    }
+
+    fn next_version(&self) -> u64 {
+        self.versions.set(self.versions.get() + 1);
+        self.versions.get()
+    }
+
+    fn source(&self, origin: Option<Origin>) -> Result<Arc<Source>, LiveError> {
+        let source = Source { commit: self.commit()?, origin };
+        let mut last = self.source.borrow_mut();
+        if **last != source {
+            *last = Arc::new(source);
+        }
+        Ok(last.clone())
     }
 
     /// The last commit in the open snapshot, where that is asked for.
@@ -321,20 +302,16 @@ impl Worker {
     /// Now and then, runs a query of which nothing is thought to have changed.
     fn check_one(&self, affected: &FxHashSet<QueryId>, changes: &Changes, outcomes: &mut Changed) {
         let due = self.counters.turn(self.options.check_one_in);
-        let Some(id) = due.and_then(|turn| {
-            let others = self.queries.len().checked_sub(affected.len()).filter(|others| *others > 0)?;
-            self.queries.keys().filter(|id| !affected.contains(id)).nth(turn as usize % others)
+        let Some((id, query)) = due.and_then(|turn| {
+            let others = self.registry.len().checked_sub(affected.len()).filter(|others| *others > 0)?;
+            self.registry.iter().filter(|(id, _)| !affected.contains(id)).nth(turn as usize % others)
         }) else {
             return;
         };
-        let query = &self.queries[id];
         let Some(shared) = query.shared.upgrade() else { return };
         let before = shared.now().0;
-        // What is kept of a query belongs to the rows that it has, and these stay if they are right.
-        let mut kept = Kept::default();
-        let outcome = self.outcome(*id, &mut kept, &before, changes, None, true);
-        let agrees =
-            agree(&before, &outcome) || (query.plan.scope.is_ok() && agree_in_some_order(&before, &outcome));
+        let outcome = self.outcome(id, &before, changes, None, true);
+        let agrees = agree(&before, &outcome);
         self.counters.checked(agrees);
         if !agrees {
             query.kept.replace(kept);
@@ -346,55 +323,66 @@ impl Worker {
         Ok(self.store.prepare_cached("PRAGMA main.schema_version")?.query_row([], |row| row.get(0))?)
     }
 
-    fn planned(&mut self, sql: &Arc<str>) -> Result<Arc<Plan>, LiveError> {
-        if let Some(plan) = self.plans.get(sql) {
-            return Ok(plan.clone());
+    fn plan(&self, sql: &str) -> Result<Plan, LiveError> {
+        plan(&self.store, self.listener.as_ref().ok_or(LiveError::Closed)?, sql)
+    }
+
+    fn explain(&self, sql: &str) -> Result<Explanation, LiveError> {
+        let statement = self.registry.known(sql).map(|id| self.registry.statement(id));
+        match statement.filter(|statement| statement.broken.is_none()) {
+            Some(statement) => Ok(Explanation::of(&statement.plan)),
+            None => self.plan(sql).map(|plan| Explanation::of(&plan)),
         }
-        let listener = self.listener.as_ref().ok_or(LiveError::Closed)?;
-        let plan = Arc::new(plan(&self.store, listener, sql)?);
-        self.plans.insert(sql.clone(), plan.clone());
-        Ok(plan)
     }
 
     /// The query of this statement and these parameters, which is made if nobody has asked for it.
-    fn enrol(&mut self, sql: &Arc<str>, parameters: Parameters) -> Result<(QueryId, Arc<Shared>), LiveError> {
-        let plan = self.planned(sql)?;
-        let parameters = parameters.resolve(&plan)?;
-        let name = (plan.sql.clone(), PackedKey::pack(&parameters));
-        if let Some(id) = self.names.get(&name).copied() {
-            if let Some(shared) = self.queries.get(&id).and_then(|query| query.shared.upgrade()) {
-                return Ok((id, shared));
-            }
-            self.forget(id);
+    fn enrol(
+        &mut self,
+        desk: &Arc<Desk>,
+        sql: &str,
+        parameters: Parameters,
+    ) -> Result<(QueryId, Arc<Shared>), LiveError> {
+        if let Some(known) = self.registry.known(sql)
+            && self.registry.statement(known).broken.is_some()
+        {
+            let plan = self.plan(sql)?;
+            self.registry.mend(known, plan);
+            // It is understood again, so the schema has moved, for all others too.
+            self.schema_version = UNKNOWN;
         }
-        let id = QueryId(self.next);
-        self.next += 1;
-        let shared = Arc::new(Shared::new(id));
-        self.router.add(id, &plan, &parameters);
-        self.names.insert(name.clone(), id);
-        let weak = Arc::downgrade(&shared);
-        let kept = RefCell::default();
-        let query = Query { plan, parameters: parameters.into(), name, shared: weak, kept, broken: None };
-        self.queries.insert(id, query);
-        self.counters.open(self.queries.len());
+        let (statement, parameters) = match self.registry.known(sql) {
+            Some(known) => (known, parameters.resolve(&self.registry.statement(known).plan)?),
+            None => {
+                let plan = self.plan(sql)?;
+                let parameters = parameters.resolve(&plan)?;
+                (self.registry.add_statement(plan), parameters)
+            }
+        };
+        let found = self.registry.find(statement, &parameters);
+        let found = found.map(|(id, query)| (id, query.shared.upgrade()));
+        if let Some((id, Some(shared))) = found {
+            return Ok((id, shared));
+        }
+        let (id, shared) =
+            self.registry.add(statement, parameters, |id| Arc::new(Shared::new(desk.clone(), id)));
+        if let Some(query) = self.registry.get(id) {
+            self.router.add(id, &self.registry.statement(statement).plan, query.parameters.values());
+        }
+        self.counters.open(self.registry.len());
+        if let Some((abandoned, None)) = found {
+            self.release(abandoned);
+        }
         Ok((id, shared))
     }
 
     fn release(&mut self, id: QueryId) {
-        if self.queries.get(&id).is_some_and(|query| query.shared.strong_count() == 0) {
-            self.forget(id);
+        if self.registry.get(id).is_some_and(|query| query.shared.strong_count() == 0) {
+            let router = &mut self.router;
+            self.registry.remove(id, |query, statement| {
+                router.remove(id, &statement.plan, query.parameters.values());
+            });
+            self.counters.open(self.registry.len());
         }
-    }
-
-    fn forget(&mut self, id: QueryId) {
-        let Some(query) = self.queries.remove(&id) else { return };
-        self.router.remove(id, &query.plan, &query.parameters);
-        self.names.remove(&query.name);
-        if Arc::strong_count(&query.plan) == 2 {
-            // This one and the cache.
-            self.plans.remove(&query.plan.sql);
-        }
-        self.counters.open(self.queries.len());
     }
 
     /// The schema has moved: every statement may mean something else.
@@ -402,19 +390,13 @@ impl Worker {
         // A statement is prepared for the schema that the connection knows; only running one makes it look.
         self.store.execute_batch("SELECT 1 FROM main.sqlite_schema LIMIT 1")?;
         self.schema_version = self.read_schema_version()?;
-        self.plans.clear();
+        let listener = self.listener.as_ref().ok_or(LiveError::Closed)?;
+        self.registry.replan(|sql| plan(&self.store, listener, sql));
         self.router = Router::default();
-        let ids: Vec<QueryId> = self.queries.keys().copied().collect();
-        for id in ids {
-            let sql = self.queries[&id].plan.sql.clone();
-            let planned = self.planned(&sql);
-            let Some(query) = self.queries.get_mut(&id) else { continue };
-            match planned {
-                Ok(plan) => {
-                    self.router.add(id, &plan, &query.parameters);
-                    (query.plan, query.broken) = (plan, None);
-                }
-                Err(error) => query.broken = Some(error),
+        for (id, query) in self.registry.iter() {
+            let statement = self.registry.statement(query.statement);
+            if statement.broken.is_none() {
+                self.router.add(id, &statement.plan, query.parameters.values());
             }
         }
         self.router.set_grown();
@@ -423,7 +405,7 @@ impl Worker {
 
     /// Tells everybody that there is no result.
     fn fail(&self, error: &LiveError) {
-        let shared = self.queries.values().filter_map(|query| query.shared.upgrade());
+        let shared = self.registry.iter().filter_map(|(_, query)| query.shared.upgrade());
         let shared = shared.filter(|shared| shared.now().0.as_ref() != Err(error) || shared.turn() == 0);
         let outcomes: Vec<_> = shared.map(|shared| (shared, Err(error.clone()))).collect();
         self.progress.fail(outcomes);
@@ -453,7 +435,7 @@ fn unreadable(error: &StoreError) -> LiveError {
 fn agree(before: &Outcome, after: &Outcome) -> bool {
     match (before, after) {
         (Ok(before), Ok(after)) if Arc::ptr_eq(before, after) => true,
-        (Ok(before), Ok(after)) => before.columns == after.columns && same(&before.rows, &after.rows),
+        (Ok(before), Ok(after)) => before.heading == after.heading && same(&before.rows, &after.rows),
         (Err(before), Err(after)) => before == after,
         _ => false,
     }

@@ -353,6 +353,81 @@ fn the_same_query_is_run_once_and_forgotten_with_its_last_subscriber() {
 }
 
 #[test]
+fn a_query_is_let_go_of_and_asked_for_again_at_once() {
+    let place = Place::new();
+    let ask = |id: i64| {
+        let query = place.live.query::<i64>("SELECT id FROM todos WHERE id = ?").bind(id);
+        block_on(query.subscribe()).expect("it subscribes")
+    };
+    let other = ask(2);
+    for _ in 0..100 {
+        drop(ask(1));
+        let again = ask(1);
+        assert_eq!(again.current().expect("a result").rows, [0; 0]);
+    }
+    let again = ask(1);
+    place.write("INSERT INTO todos(id) VALUES (1), (2)");
+    place.settle();
+    assert_eq!(place.live.stats().queries, 2);
+    assert_eq!([again, other].map(|open| open.current().expect("a result").rows), [[1], [2]]);
+    place.write("DELETE FROM todos");
+    place.settle();
+    assert_eq!(place.live.stats().queries, 0);
+    assert_eq!(ask(1).current().expect("a result").rows, [0; 0], "the statement is planned again");
+}
+
+#[test]
+fn a_token_of_a_query_that_has_gone_is_nobody_elses() {
+    let place = Place::new();
+    let subscribe = |sql: &str| block_on(place.live.query::<i64>(sql).subscribe()).expect("it subscribes");
+    let first = subscribe("SELECT 1");
+    let token = first.current().expect("a result").token;
+    drop(first);
+    block_on(place.live.explain("SELECT 1")).expect("the thread is there");
+    block_on(place.live.explain("SELECT 1")).expect("the thread is there");
+    assert_eq!(place.live.stats().queries, 0);
+    let second = subscribe("SELECT 2");
+    let start = block_on(second.diffs_from(token).next()).expect("it goes on").expect("a result");
+    assert_eq!(start.edits, [Edit::Reset { rows: vec![2] }]);
+    assert_ne!(start.token, token);
+}
+
+#[test]
+fn a_statement_that_makes_sense_again_does_so_for_all_its_queries() {
+    let place = Place::new();
+    let ask = |id: i64| {
+        block_on(place.live.query::<i64>("SELECT id FROM people WHERE id >= ?").bind(id).subscribe())
+    };
+    let early = ask(1).expect("it subscribes");
+    for _ in 0..20 {
+        place.write("DROP TABLE people");
+        place.settle();
+        assert!(matches!(early.current(), Err(LiveError::Sql { .. })));
+        assert!(matches!(ask(2), Err(LiveError::Sql { message, .. }) if message.contains("no such table")));
+        place.write("CREATE TABLE people(id INTEGER PRIMARY KEY); INSERT INTO people VALUES (1), (2)");
+        // Whether or not the thread has seen it yet.
+        let late = ask(2).expect("it subscribes");
+        place.settle();
+        assert_eq!(early.current().expect("it is back").rows, [1, 2]);
+        place.write("INSERT INTO people VALUES (3)");
+        place.settle();
+        assert_eq!(early.current().expect("a result").rows, [1, 2, 3]);
+        assert_eq!(late.current().expect("a result").rows, [2, 3]);
+    }
+}
+
+#[test]
+fn more_parameters_than_a_key_has_columns() {
+    let place = Place::new();
+    let sql = format!("SELECT {}", vec!["?"; 300].join(" + "));
+    let query = (0..300).fold(place.live.query::<i64>(sql), |query, value| query.bind(value));
+    let [first, second] =
+        [query.clone(), query].map(|query| block_on(query.subscribe()).expect("it subscribes"));
+    assert_eq!((first.current().expect("a result").rows, place.live.stats().queries), (vec![44_850], 1));
+    drop(second);
+}
+
+#[test]
 fn tokens_refetches_and_states() {
     let place = Place::new();
     let query = place.live.query::<i64>("SELECT count(*) FROM todos");

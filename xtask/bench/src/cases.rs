@@ -7,7 +7,9 @@ use crate::case::Basis::{Alone, Extra, Growth, Ratio};
 use crate::case::Goal::{AtMost, Open};
 use crate::case::{Case, Goal, Sizes, all, each, only_b, two, wide};
 use crate::database::{Setting, Side};
-use crate::workload::{bulk, commits, growth, live, memory, merge, read, size, sync, upkeep, wire, worst};
+use crate::workload::{
+    bulk, commits, growth, live, live_merge, memory, merge, read, size, sync, upkeep, wire, worst,
+};
 
 /// A part of the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -81,6 +83,12 @@ const COPY: &[Side] = &[Side::Plain, Side::Opor];
 /// Where a table kept by hand would be another program, or take long and tell little.
 const NOT_BY_HAND: &[Side] = &[Side::Plain, Side::CrSqlite, Side::Opor];
 
+/// By hand: where only tables are known, every query of a table is run again.
+const BY_TABLES: &[Side] = &[Side::ByHand, Side::Opor];
+
+/// Ten, a hundred and a thousand rows for each thousand that is asked for.
+const UP_TO_ALL: Sizes = Sizes::Rows(&[10, 100, 1_000]);
+
 /// On a table of its own; a shape has to be named.
 const LIVE: &[Case] = &[
     live_case(
@@ -88,9 +96,10 @@ const LIVE: &[Case] = &[
         MICROS,
         AtMost(100.0),
         live::diff_p50,
-    ),
+    )
+    .sides(BY_TABLES)
+    .sizes(UP_TO_ALL),
     live_case(["P10", "diff-p99", "commit until its diff, p99"], MICROS, AtMost(500.0), live::diff_p99),
-    live_case(["P10", "diff-naive", "the same queries, all run again"], MICROS, Open, live::naive),
     live_case(
         ["P11", "route-equal", "routing a change: added by a query by = for every row"],
         MICROS,
@@ -109,7 +118,30 @@ const LIVE: &[Case] = &[
         AtMost(1.10),
         live::disjoint,
     ),
-    live_case(["P10", "binding", "memory of one more open query"], BYTES, AtMost(400.0), live::memory),
+    Case::new(
+        ["P13", "merge-live", "a merge of 100,000 rows beside 1,000 queries, one update each, x alone"],
+        Ratio,
+        only_b(AtMost(1.2)),
+        live_merge::merge,
+    )
+    .sides(COPY)
+    .in_files(),
+    Case::new(
+        ["P13", "merge-told", "the same, and each row is in a result"],
+        Ratio,
+        only_b(Open),
+        live_merge::merge_all_told,
+    )
+    .sides(COPY)
+    .in_files(),
+    live_case(["live", "binding", "memory of one more open query"], BYTES, AtMost(400.0), live::memory)
+        .sizes(Sizes::Rows(&[100, 1_000])),
+    live_case(
+        ["live", "stalled", "memory of a reader who stalls for 100,000 commits"],
+        MEGABYTES,
+        AtMost(32.0),
+        live_merge::stalled,
+    ),
 ];
 
 const fn live_case(

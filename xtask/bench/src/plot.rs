@@ -85,9 +85,9 @@ fn legend(svg: &mut Svg) {
     svg.goal(446.0, y);
     svg.text(454.0, y + 4.0, "faint", "goal");
     svg.mark(Side::ByHand, 506.0, y);
-    svg.text(516.0, y + 4.0, "faint", "merging written by hand");
-    svg.mark(Side::CrSqlite, 670.0, y);
-    svg.text(680.0, y + 4.0, "faint", "cr-sqlite");
+    svg.text(516.0, y + 4.0, "faint", "written by hand");
+    svg.mark(Side::CrSqlite, 630.0, y);
+    svg.text(640.0, y + 4.0, "faint", "cr-sqlite");
 }
 
 fn draw(svg: &mut Svg, line: &Dots, unit: &str, axis: &Axis, y: f64) {
@@ -123,7 +123,7 @@ pub(crate) fn panels(title: &str, panels: &[Panel]) -> String {
     for (side, name) in [
         (Side::Opor, "opor"),
         (Side::Plain, "plain SQLite"),
-        (Side::ByHand, "merging written by hand"),
+        (Side::ByHand, "written by hand"),
         (Side::CrSqlite, "cr-sqlite"),
     ] {
         svg.mark(side, x, 44.0);

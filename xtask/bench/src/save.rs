@@ -26,10 +26,21 @@ const DOTS: &[(&str, &str, Part, &[&str], &str)] = &[
     ("polls.svg", "Polls: microseconds", Part::Store, &["P6"], "us"),
     ("sizes.svg", "Metadata and wire: bytes", Part::Store, &["P5", "P9"], "B"),
     ("worst.svg", "Worst cases: CPU time, times plain SQLite", Part::Worst, &["worst"], "x"),
+    ("live.svg", "Live queries: microseconds", Part::Live, &["P10", "P11"], "us"),
+    (
+        "live-beside.svg",
+        "Live queries beside other work: times that work alone",
+        Part::Live,
+        &["P12", "P13"],
+        "x",
+    ),
 ];
 
-/// The plot of panels.
-const GROWTH: &str = "growth.svg";
+/// The plots of panels: file, title, part. Each has the cases of its part that are measured at several sizes.
+const PANELS: &[(&str, &str, Part)] = &[
+    ("growth.svg", "Growth: microseconds a row, or an operation", Part::Scale),
+    ("live-growth.svg", "Live queries as rows and queries become more: microseconds, or bytes", Part::Live),
+];
 
 /// Writes everything that the figures are enough for.
 pub(crate) fn all(figures: &[Figure], run: &Run) -> Result<()> {
@@ -54,9 +65,12 @@ pub(crate) fn all(figures: &[Figure], run: &Run) -> Result<()> {
             write(name, dots(title, unit, &lines))?;
         }
     }
-    let grown: Vec<Panel> = figures.iter().filter(|figure| figure.part == Part::Scale).map(panel).collect();
-    if !grown.is_empty() {
-        write(GROWTH, panels("Growth: microseconds a row, or an operation", &grown))?;
+    for (name, title, part) in PANELS {
+        let grown = figures.iter().filter(|figure| figure.part == *part && figure.points.len() > 1);
+        let grown: Vec<Panel> = grown.map(panel).collect();
+        if !grown.is_empty() {
+            write(name, panels(title, &grown))?;
+        }
     }
     Ok(())
 }

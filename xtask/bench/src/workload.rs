@@ -6,6 +6,7 @@ pub(crate) mod bulk;
 pub(crate) mod commits;
 pub(crate) mod growth;
 pub(crate) mod live;
+pub(crate) mod live_merge;
 pub(crate) mod memory;
 pub(crate) mod merge;
 pub(crate) mod read;

@@ -83,6 +83,12 @@ enum Splice {
 }
 
 impl Kept {
+    /// Whether it may ever spare a run. Of a query that takes few steps nothing needs to be kept.
+    pub(crate) fn is_of_use(&self) -> bool {
+        self.dear.is_some()
+            || self.state.as_ref().is_some_and(|state| state.steps / SHARE_OF_RUN >= STEPS_TO_ASK)
+    }
+
     /// Brings the rows `before` to the open snapshot. `changes` are those since the snapshot they are of, if they are known.
     ///
     /// # Errors

@@ -60,6 +60,8 @@ struct LastNamed {
 #[derive(Debug)]
 struct Touched {
     name: Arc<str>,
+    /// What of it is watched in this transaction.
+    interest: Interest,
     beyond: Option<Beyond>,
 }
 
@@ -99,12 +101,12 @@ impl Recorder {
             return;
         }
         let log = &mut *self.log.borrow_mut();
-        let watch = log.watch.get_or_insert_with(|| self.feeds.watched()).clone();
-        let Some(table) = log.table(&watch, name) else { return };
-        let Some(interest) = watch.tables.get(&*log.tables[table].name) else { return };
-        if let Some(beyond) = &mut log.tables[table].beyond
-            && beyond.covers(op, interest)
-        {
+        if log.watch.is_none() {
+            log.watch = Some(self.feeds.watched());
+        }
+        let Some(table) = log.table(name) else { return };
+        let Touched { interest, beyond, .. } = &log.tables[table];
+        if beyond.is_some_and(|beyond| beyond.covers(op, interest)) {
             return;
         }
         let Some(change) = (Write { db: engine.db, op, old_row, new_row }).change(interest) else { return };
@@ -213,7 +215,7 @@ impl Recorder {
 
 impl Log {
     /// The place in `tables` of a table that is watched.
-    fn table(&mut self, watch: &Watch, name: &CStr) -> Option<usize> {
+    fn table(&mut self, name: &CStr) -> Option<usize> {
         let bytes = name.to_bytes();
         if let Some(last) = &self.last
             && last.address == bytes.as_ptr()
@@ -221,10 +223,11 @@ impl Log {
         {
             return last.table;
         }
-        let known = std::str::from_utf8(bytes).ok().and_then(|name| watch.tables.get_key_value(name));
-        let table = known.map(|(name, _)| {
+        let watch = self.watch.as_deref();
+        let known = std::str::from_utf8(bytes).ok().and_then(|name| watch?.tables.get_key_value(name));
+        let table = known.map(|(name, interest)| {
             self.tables.iter().position(|table| table.name == *name).unwrap_or_else(|| {
-                self.tables.push(Touched { name: name.clone(), beyond: None });
+                self.tables.push(Touched { name: name.clone(), interest: interest.clone(), beyond: None });
                 self.tables.len() - 1
             })
         });
@@ -244,11 +247,8 @@ impl Log {
     fn into_changes(self) -> Changes {
         let mut changes = Changes::default();
         let names: Vec<_> = self.tables.iter().map(|table| table.name.clone()).collect();
-        let interest = |name: &Arc<str>| self.watch.as_ref().and_then(|watch| watch.tables.get(name));
-        let images: Vec<Arc<[usize]>> = names
-            .iter()
-            .map(|name| interest(name).map_or_else(Arc::default, |interest| interest.images[..].into()))
-            .collect();
+        let images: Vec<Arc<[usize]>> =
+            self.tables.iter().map(|table| table.interest.images[..].into()).collect();
         for table in self.tables {
             if table.beyond.is_some() {
                 changes.tables.entry(table.name).or_default().beyond = table.beyond;

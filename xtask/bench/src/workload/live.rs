@@ -24,8 +24,10 @@ const COMMITS: usize = 500;
 const ROUTED: usize = 8_000;
 /// Columns, and queries that read one each.
 const COLUMNS: usize = 50;
-/// Queries that a naive engine would run are timed on so many.
-const NAIVE: usize = 200;
+/// The query of each list.
+const OF_LIST: &str = "SELECT id, title FROM todos WHERE list = ?";
+/// Commits after each of which every query is run.
+const NAIVE_COMMITS: usize = 5;
 
 /// A database with todos.
 struct Place {
@@ -81,10 +83,10 @@ impl Place {
         Ok(self.runtime.block_on(self.live.settled())?)
     }
 
-    /// One query for each list.
-    fn open(&self, queries: usize) -> Result<Vec<Subscription<Todo>>> {
+    /// A query for each list.
+    fn open(&self, queries: usize, sql: &str) -> Result<Vec<Subscription<Todo>>> {
         let open = |list: usize| {
-            let query = self.live.query::<Todo>("SELECT id, title FROM todos WHERE list = ?").key(["id"]);
+            let query = self.live.query::<Todo>(sql).key(["id"]);
             Ok(self.runtime.block_on(query.bind(i64::try_from(list)?).subscribe())?)
         };
         (0..queries).map(open).collect()
@@ -95,9 +97,10 @@ const fn lists(setting: &Setting<'_>) -> usize {
     setting.rows / 10
 }
 
-/// Microseconds from a commit to the diff of the query that it concerns, half of all.
-pub(crate) fn diff_p50(setting: &Setting<'_>, _: Side) -> Result<f64> {
-    commit_to_diff(setting, 50)
+/// Microseconds from a commit to the diff of the query that it concerns, half of all. By hand: until all queries of the table have been run
+/// again.
+pub(crate) fn diff_p50(setting: &Setting<'_>, side: Side) -> Result<f64> {
+    if side == Side::ByHand { table_level(setting) } else { commit_to_diff(setting, 50) }
 }
 
 /// The same, all but one of a hundred.
@@ -107,7 +110,7 @@ pub(crate) fn diff_p99(setting: &Setting<'_>, _: Side) -> Result<f64> {
 
 fn commit_to_diff(setting: &Setting<'_>, percent: usize) -> Result<f64> {
     let place = Place::with_todos(setting)?;
-    let open = place.open(lists(setting))?;
+    let open = place.open(lists(setting), OF_LIST)?;
     let mut micros = Vec::with_capacity(COMMITS);
     for number in 0..COMMITS {
         let id = number * 7_919 % setting.rows;
@@ -124,26 +127,21 @@ fn commit_to_diff(setting: &Setting<'_>, percent: usize) -> Result<f64> {
 }
 
 /// Microseconds that running every query of the table again takes, as is done where only tables are known.
-pub(crate) fn naive(setting: &Setting<'_>, _: Side) -> Result<f64> {
+fn table_level(setting: &Setting<'_>) -> Result<f64> {
     let place = Place::with_todos(setting)?;
     // A condition that is no guard.
-    let open = |list: usize| {
-        let query = place
-            .live
-            .query::<Todo>("SELECT id, title FROM todos WHERE +list = ?1 AND list = +?1")
-            .key(["id"]);
-        Ok(place.runtime.block_on(query.bind(i64::try_from(list)?).subscribe())?)
-    };
-    let open: Vec<Subscription<Todo>> = (0..NAIVE).map(open).collect::<Result<_>>()?;
+    let open = place.open(lists(setting), "SELECT id, title FROM todos WHERE +list = ?1 AND list = +?1")?;
+    let before = place.live.stats().runs;
     let mut micros = Vec::new();
-    for number in 0..20 {
+    for number in 0..NAIVE_COMMITS {
         let committed =
             place.write(&format!("UPDATE todos SET title = 'changed {number}' WHERE id = {number}"))?;
         place.settle()?;
         micros.push(committed.elapsed().as_secs_f64() * 1e6);
     }
-    drop(open);
-    Ok(median(micros) * lists(setting) as f64 / NAIVE as f64)
+    let runs = place.live.stats().runs - before;
+    ensure!(runs == (open.len() * NAIVE_COMMITS) as u64, "{runs} runs of {} queries", open.len());
+    Ok(median(micros))
 }
 
 /// Microseconds a change that concerns nobody, with as many queries by `=` as there are rows.
@@ -186,11 +184,11 @@ fn route(setting: &Setting<'_>, sql: &str) -> Result<f64> {
 /// Bytes for one more open query of a statement that others have open.
 pub(crate) fn memory(setting: &Setting<'_>, _: Side) -> Result<f64> {
     let place = Place::new(setting, "CREATE TABLE todos(id INTEGER PRIMARY KEY, list INTEGER, title TEXT)")?;
-    let first = place.open(100)?;
+    let first = place.open(100, OF_LIST)?;
     let queries = setting.rows;
     let mut open = Vec::new();
     let megabytes = peak(|| {
-        open = place.open(queries)?;
+        open = place.open(queries, OF_LIST)?;
         Ok(())
     })?;
     drop((first, open));
