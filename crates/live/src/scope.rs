@@ -106,7 +106,7 @@ impl fmt::Display for Unscoped {
             Self::OtherJoin => {
                 "it has a join that is neither an inner one nor a LEFT JOIN after all of these"
             }
-            Self::RightSide => "its WHERE looks at what is on the right of a LEFT JOIN",
+            Self::RightSide => "a condition looks at what is on the right of a LEFT JOIN",
             Self::SameName => "two of its tables go by the same name",
             Self::NoTable => "it reads something other than tables",
             Self::NoRowid => "a table has no rowids, or hides them",
@@ -248,16 +248,22 @@ impl Finder<'_> {
         Ok(read.map(|(table, columns)| (table.clone(), *columns)).collect())
     }
 
-    /// That WHERE can be told without what is on the right of a LEFT JOIN: then it is the same for all that a row on the left is joined to.
+    /// That WHERE, and ON of inner joins, can be told without what is on the right of a LEFT JOIN: then they are the same for all that a row on
+    /// the left is joined to. And that each ON looks at nothing that comes after it.
     fn left_only(&self) -> Result<(), Unscoped> {
         let shape = self.shape;
-        let optional = shape.occurrences.iter().any(|occurrence| occurrence.optional);
-        let Some(filter) = shape.filter.as_ref().filter(|_| optional) else { return Ok(()) };
+        if shape.occurrences.iter().all(|occurrence| !occurrence.optional) {
+            return Ok(());
+        }
         if shape.unsure_names {
             return Err(Unscoped::RightSide);
         }
-        let left = format!("SELECT 1 FROM {} WHERE ({filter})", shape.required);
-        self.store.prepare(&left).map(|_| ()).map_err(|_| Unscoped::RightSide)
+        let filter = shape.filter.as_ref().map(|filter| format!(" WHERE ({filter})")).unwrap_or_default();
+        let understood = shape.parts.iter().all(|part| {
+            let without_the_rest = format!("SELECT 1 FROM {part}{filter}");
+            self.store.prepare(&without_the_rest).is_ok()
+        });
+        if understood { Ok(()) } else { Err(Unscoped::RightSide) }
     }
 
     /// How ORDER BY compares.

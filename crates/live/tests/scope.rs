@@ -1,14 +1,14 @@
 //! Queries that are asked only about the rows that changed give what a run of the whole query gives.
 
-use std::path::PathBuf;
+mod place;
+
+use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::executor::block_on;
-use opor_core::{SiteId, Value};
+use opor_core::Value;
 use opor_live::{Live, LiveError, LiveOptions, Subscription, Tier};
-use opor_store::rusqlite::types::ValueRef;
-use opor_store::{OpenOptions, Store, StoreHandle};
+use opor_store::Store;
 use proptest::prelude::*;
 use serde::Deserialize;
 
@@ -25,29 +25,25 @@ const SCHEMA: &str = "
 struct Any {}
 
 struct Place {
-    folder: PathBuf,
-    handle: StoreHandle,
+    own: place::Place,
     live: Live,
     reader: Store,
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _gone = std::fs::remove_dir_all(&self.folder);
+impl Deref for Place {
+    type Target = place::Place;
+
+    fn deref(&self) -> &Self::Target {
+        &self.own
     }
 }
 
 impl Place {
     fn new() -> Self {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("opor-scope-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let options = OpenOptions::new().site_id(SiteId::from([1; 16]));
-        let handle = StoreHandle::open(folder.join("a.db"), &options, 1).expect("it opens");
-        let live = Live::start_with(&handle, LiveOptions::default()).expect("it starts");
-        let reader = Store::open(folder.join("a.db")).expect("it opens");
-        let place = Self { folder, handle, live, reader };
+        let own = place::Place::new();
+        let live = Live::start_with(&own.handle, LiveOptions::default()).expect("it starts");
+        let reader = Store::open(own.folder.join("a.db")).expect("it opens");
+        let place = Self { own, live, reader };
         place.write(SCHEMA);
         place
     }
@@ -91,26 +87,12 @@ impl Place {
     }
 
     fn fresh(&self, sql: &str, parameters: &[i64]) -> Vec<Vec<Value>> {
-        let mut stmt = self.reader.prepare(sql).expect("it is right");
-        let width = stmt.column_count();
-        let rows = stmt.query_map(opor_store::rusqlite::params_from_iter(parameters), |row| {
-            (0..width).map(|at| Ok(owned(row.get_ref(at)?))).collect()
-        });
-        rows.expect("it runs").collect::<Result<_, _>>().expect("it gives rows")
+        let parameters: Vec<Value> = parameters.iter().copied().map(Value::Integer).collect();
+        place::fresh(&self.reader, sql, &parameters)
     }
 
     fn tier(&self, sql: &str) -> Tier {
         block_on(self.live.explain(sql)).unwrap_or_else(|error| panic!("{sql}: {error}")).tier
-    }
-}
-
-fn owned(value: ValueRef<'_>) -> Value {
-    match value {
-        ValueRef::Null => Value::Null,
-        ValueRef::Integer(value) => Value::Integer(value),
-        ValueRef::Real(value) => Value::Real(value),
-        ValueRef::Text(text) => Value::Text(String::from_utf8(text.to_vec()).expect("UTF-8")),
-        ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
     }
 }
 
@@ -330,11 +312,11 @@ fn queries_of_other_shapes_are_run_and_it_is_said_why() {
         ("SELECT m FROM (SELECT id AS m FROM a)", "it has a subquery in FROM or in a function of a group"),
         (
             "SELECT a.id FROM a LEFT JOIN b ON b.a = a.id WHERE b.x > 1",
-            "its WHERE looks at what is on the right of a LEFT JOIN",
+            "a condition looks at what is on the right of a LEFT JOIN",
         ),
         (
             "SELECT a.id FROM a LEFT JOIN b ON b.a = a.id WHERE note IS NULL",
-            "its WHERE looks at what is on the right of a LEFT JOIN",
+            "a condition looks at what is on the right of a LEFT JOIN",
         ),
         (
             "SELECT a.id FROM a RIGHT JOIN b ON b.a = a.id",

@@ -1,14 +1,14 @@
 //! Random queries of every shape that is asked only about the rows that changed, on small tables where most things meet.
 
+mod place;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::executor::block_on;
 use opor_core::{SiteId, Value};
 use opor_live::{Live, LiveOptions, ScopedRuns, Subscription, Tier};
-use opor_store::rusqlite::types::ValueRef;
-use opor_store::{OpenOptions, Store, StoreHandle};
+use opor_store::{OpenOptions, Store};
 use proptest::prelude::*;
 use serde::Deserialize;
 
@@ -31,33 +31,21 @@ const INDEXES: [&str; 5] = [
 ];
 
 struct Place {
-    folder: PathBuf,
-    handle: StoreHandle,
+    own: place::Place,
     live: Live,
     reader: Store,
     peer: Store,
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _gone = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
 impl Place {
     fn new(indexes: &str, scoped_runs: ScopedRuns) -> Self {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("opor-shapes-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let options = OpenOptions::new().site_id(SiteId::from([1; 16]));
-        let handle = StoreHandle::open(folder.join("a.db"), &options, 1).expect("it opens");
+        let own = place::Place::new();
         let options = LiveOptions { scoped_runs, check_one_in: 1, ..LiveOptions::default() };
-        let live = Live::start_with(&handle, options).expect("it starts");
-        let reader = Store::open(folder.join("a.db")).expect("it opens");
+        let live = Live::start_with(&own.handle, options).expect("it starts");
+        let reader = Store::open(own.folder.join("a.db")).expect("it opens");
         let peer = OpenOptions::new().site_id(SiteId::from([2; 16])).open_in_memory().expect("a peer");
         peer.execute_batch(SCHEMA).expect("a schema");
-        let place = Self { folder, handle, live, reader, peer };
+        let place = Self { own, live, reader, peer };
         place.write(SCHEMA);
         place.write(indexes);
         place
@@ -66,7 +54,7 @@ impl Place {
     /// Writes what may fail, in part or as a whole.
     fn write(&self, sql: &str) {
         let text = sql.to_owned();
-        let _may_fail = block_on(self.handle.write(move |store| {
+        let _may_fail = block_on(self.own.handle.write(move |store| {
             for statement in text.split(';') {
                 let _may_fail = store.execute_batch(statement);
             }
@@ -79,27 +67,14 @@ impl Place {
     fn merge(&mut self, sql: &str) {
         let _may_fail = self.peer.execute_batch(sql);
         let changes = self.peer.changeset().expect("it reads");
-        block_on(self.handle.write(move |store| store.apply_changeset(&changes).map(|_| ())))
+        block_on(self.own.handle.write(move |store| store.apply_changeset(&changes).map(|_| ())))
             .expect("the writer runs")
             .expect("it merges");
         block_on(self.live.settled()).expect("the database is open");
     }
 
     fn fresh(&self, sql: &str) -> Vec<Vec<Value>> {
-        let mut stmt = self.reader.prepare(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
-        let width = stmt.column_count();
-        let rows = stmt.query_map([], |row| (0..width).map(|at| Ok(owned(row.get_ref(at)?))).collect());
-        rows.expect("it runs").collect::<Result<_, _>>().unwrap_or_else(|error| panic!("{sql}: {error}"))
-    }
-}
-
-fn owned(value: ValueRef<'_>) -> Value {
-    match value {
-        ValueRef::Null => Value::Null,
-        ValueRef::Integer(value) => Value::Integer(value),
-        ValueRef::Real(value) => Value::Real(value),
-        ValueRef::Text(text) => Value::Text(String::from_utf8(text.to_vec()).expect("UTF-8")),
-        ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
+        place::fresh(&self.reader, sql, &[])
     }
 }
 
@@ -147,10 +122,10 @@ impl Asked {
             return format!("{row:?}");
         }
         let certain = |(value, column): (&Value, &String)| match value {
-            Value::Text(text) if column.contains("p.s") || column.contains("q.s") => {
-                text.to_ascii_lowercase()
+            Value::Text(text) if ["p.s", "q.s"].contains(&&**column) => text.to_ascii_lowercase(),
+            Value::Text(text) if ["s", "c.s", "d.s"].contains(&&**column) => {
+                text.trim_end_matches(' ').to_owned()
             }
-            Value::Text(text) if column.contains('s') => text.trim_end_matches(' ').to_owned(),
             Value::Real(real) if real.trunc() == *real => format!("{:?}", Value::Integer(*real as i64)),
             value => format!("{value:?}"),
         };
@@ -427,4 +402,183 @@ fn every_shape_gives_what_sqlite_could_give() {
     println!("{scoped} of {runs} runs, {shaped} of {queries} queries");
     assert!(shaped * 10 > queries * 8, "{shaped} of {queries} have a shape");
     assert!(scoped * 2 > runs, "{scoped} of {runs} asked only about rows that changed");
+}
+
+/// A place with 200 rows in `p` and 100 in `c`, and what asking about rows that changed did to a query there.
+fn filled() -> Place {
+    let place = Place::new(INDEXES[1], ScopedRuns::Always);
+    place.write(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200)
+        INSERT INTO p SELECT i, i % 10, 'n' || (i % 4), i FROM n",
+    );
+    place.write("INSERT INTO c SELECT id, id % 50, id % 3, s FROM p WHERE id <= 100");
+    place
+}
+
+/// Writes, and tells whether the query was only asked about rows: when it is the only one.
+fn asks(place: &Place, sql: &str) -> bool {
+    let before = place.live.stats();
+    place.write(sql);
+    let after = place.live.stats();
+    assert_eq!(after.runs - before.runs, 1, "{sql} concerns the query");
+    assert_eq!(after.divergences, 0, "{sql}");
+    after.scoped_runs > before.scoped_runs
+}
+
+fn rows(subscription: &Subscription<Any>) -> Vec<Vec<Value>> {
+    let (_, rows) = subscription.current_values().expect("a result");
+    rows.iter().map(|row| row.to_vec()).collect()
+}
+
+fn firsts(subscription: &Subscription<Any>) -> Vec<Value> {
+    let (_, rows) = subscription.current_values().expect("a result");
+    rows.iter().map(|row| row[0].clone()).collect()
+}
+
+#[test]
+fn rows_beyond_a_limit_are_known_until_they_are_used_up() {
+    let place = filled();
+    let query = place.live.query::<Any>("SELECT id FROM p ORDER BY r LIMIT ?1 OFFSET :skipped");
+    let query = query.bind(10).bind_named("skipped", 2);
+    let subscription = block_on(query.subscribe()).expect("it subscribes");
+    let expected = |first: i64| (first + 2..first + 12).map(Value::Integer).collect::<Vec<_>>();
+    assert_eq!(firsts(&subscription), expected(1));
+    for gone in 1..=16 {
+        assert!(asks(&place, &format!("DELETE FROM p WHERE id = {gone}")), "{gone}");
+        assert_eq!(firsts(&subscription), expected(gone + 1));
+    }
+    assert!(!asks(&place, "DELETE FROM p WHERE id = 17"), "what comes next is not known");
+    assert_eq!(firsts(&subscription), expected(18));
+    assert!(asks(&place, "UPDATE p SET r = 18.5 WHERE id = 200"), "it comes from far behind");
+    assert_eq!(
+        firsts(&subscription)[..2],
+        [Value::Integer(19), Value::Integer(20)],
+        "{:?}",
+        firsts(&subscription)
+    );
+    assert!(asks(&place, "UPDATE p SET r = 1000 WHERE id = 190"), "behind all that is known");
+    assert!(asks(&place, "UPDATE p SET r = 0 WHERE id IN (198, 199)"));
+    assert_eq!(firsts(&subscription)[..2], [Value::Integer(18), Value::Integer(200)]);
+}
+
+#[test]
+fn limits_that_are_no_numbers_are_left_to_sqlite() {
+    let place = filled();
+    for (value, rows) in [(Value::from("3"), 3), (Value::Integer(-1), 200), (Value::Real(2.0), 2)] {
+        let query =
+            place.live.query::<Any>("SELECT id FROM p ORDER BY r DESC, id LIMIT ?").bind(value.clone());
+        let subscription = block_on(query.subscribe()).expect("it subscribes");
+        assert_eq!(firsts(&subscription).len(), rows);
+        assert!(!asks(&place, &format!("UPDATE p SET r = {} WHERE id = 1", 300 + rows)), "{value:?}");
+        assert_eq!(
+            (firsts(&subscription)[0].clone(), firsts(&subscription).len()),
+            (Value::Integer(1), rows)
+        );
+        drop(subscription);
+        // It is let go of before the next one is counted.
+        block_on(place.live.explain("SELECT 1")).expect("it is right");
+    }
+    let query = place.live.query::<Any>("SELECT id FROM p ORDER BY r LIMIT ?").bind("many");
+    let refused = block_on(query.subscribe()).map(|_| ()).expect_err("SQLite refuses it");
+    assert_eq!(refused.to_string(), "datatype mismatch");
+}
+
+#[test]
+fn groups_that_rows_leave_and_come_to_are_asked_for() {
+    let place = filled();
+    let sql = "SELECT x, count(*), max(r) FROM p GROUP BY x HAVING count(*) > 1";
+    let subscription = block_on(place.live.query::<Any>(sql).subscribe()).expect("it subscribes");
+    let group = |x: i64| rows(&subscription).into_iter().find(|row| row[0] == Value::Integer(x));
+    let is = |x: i64, count: i64, max: i64| Some([x, count, max].map(Value::Integer).to_vec());
+    assert_eq!(group(3), is(3, 20, 193));
+    assert!(asks(&place, "UPDATE p SET x = 4 WHERE id = 193"));
+    assert_eq!((group(3), group(4)), (is(3, 19, 183), is(4, 21, 194)));
+    assert!(asks(&place, "UPDATE p SET x = 77 WHERE id IN (1)"));
+    assert_eq!(group(77), None, "of one row there is none");
+    assert!(asks(&place, "UPDATE p SET x = 77 WHERE id = 2"));
+    assert_eq!((group(77), rows(&subscription).len()), (is(77, 2, 2), 11));
+    assert!(asks(&place, "DELETE FROM p WHERE x = 77"));
+    assert_eq!((group(77), rows(&subscription).len()), (None, 10));
+}
+
+#[test]
+fn a_group_that_depends_on_the_order_of_its_rows_is_not_asked_for() {
+    let place = filled();
+    let sql = "SELECT s, count(*), min(r) FROM p GROUP BY s";
+    let subscription = block_on(place.live.query::<Any>(sql).subscribe()).expect("it subscribes");
+    let as_sqlite = || assert_eq!(rows(&subscription), place.fresh(sql));
+    assert!(asks(&place, "UPDATE p SET s = 'n2' WHERE id = 1"));
+    as_sqlite();
+    assert!(!asks(&place, "UPDATE p SET s = 'N2' WHERE id = 2"), "n2 and N2 are one group");
+    as_sqlite();
+    assert!(asks(&place, "UPDATE p SET s = 'n3' WHERE id = 4"), "another group");
+    as_sqlite();
+    assert!(!asks(&place, "UPDATE p SET r = -1.0 WHERE id = 4"), "integers and reals");
+    as_sqlite();
+}
+
+#[test]
+fn a_row_without_a_partner_comes_and_goes_with_them() {
+    let place = filled();
+    let sql = "SELECT p.id, c.k FROM p LEFT JOIN c ON c.p = p.id WHERE p.id < 190 ORDER BY p.id, c.k";
+    let subscription = block_on(place.live.query::<Any>(sql).subscribe()).expect("it subscribes");
+    let of = |id: i64| -> Vec<Value> {
+        let all = rows(&subscription).into_iter();
+        all.filter(|row| row[0] == Value::Integer(id)).map(|row| row[1].clone()).collect()
+    };
+    let integers = |values: &[i64]| values.iter().copied().map(Value::Integer).collect::<Vec<_>>();
+    assert_eq!((of(7), of(60)), (integers(&[7, 57]), vec![Value::Null]));
+    assert!(asks(&place, "DELETE FROM c WHERE k = 57"));
+    assert_eq!(of(7), integers(&[7]));
+    assert!(asks(&place, "UPDATE c SET p = 60 WHERE k = 7"));
+    assert_eq!((of(7), of(60)), (vec![Value::Null], integers(&[7])));
+    assert!(asks(&place, "INSERT INTO c(k, p) VALUES (1000, 60)"));
+    assert_eq!(of(60), integers(&[7, 1000]));
+    assert!(asks(&place, "UPDATE p SET id = 500 WHERE id = 60"));
+    assert_eq!((of(60), of(500)), (vec![], vec![]), "it is filtered");
+}
+
+#[test]
+fn what_a_subquery_reads_runs_the_query() {
+    let place = filled();
+    let sql = "SELECT id, (SELECT count(*) FROM c WHERE c.p = p.id) FROM p WHERE x IN (SELECT n FROM c)";
+    let subscription = block_on(place.live.query::<Any>(sql).subscribe()).expect("it subscribes");
+    let as_sqlite = || assert_eq!(rows(&subscription), place.fresh(sql));
+    assert!(asks(&place, "UPDATE p SET x = 2 WHERE id = 9"));
+    as_sqlite();
+    assert!(!asks(&place, "UPDATE c SET p = 9 WHERE k = 3"));
+    as_sqlite();
+    assert!(!asks(&place, "INSERT INTO c(n) VALUES (9)"));
+    as_sqlite();
+    // A table that is within and without.
+    drop(subscription);
+    block_on(place.live.explain("SELECT 1")).expect("it is right");
+    let sql = "SELECT id FROM p WHERE x = (SELECT max(x) FROM p)";
+    let subscription = block_on(place.live.query::<Any>(sql).subscribe()).expect("it subscribes");
+    assert!(!asks(&place, "UPDATE p SET x = 1000 WHERE id = 5"));
+    assert_eq!(firsts(&subscription), [Value::Integer(5)]);
+}
+
+#[test]
+fn it_is_said_what_is_asked_about() {
+    let place = filled();
+    let words = |sql: &str| {
+        let told = block_on(place.live.explain(sql)).expect("it is right").to_string();
+        told.lines().last().unwrap_or_default().to_owned()
+    };
+    for (sql, expected) in [
+        ("SELECT id FROM p", "the rows that changed"),
+        ("SELECT DISTINCT x FROM p", "the groups of the rows that changed"),
+        ("SELECT id FROM p LEFT JOIN c ON c.p = id", "the rows that changed, and what they are joined to"),
+        (
+            "SELECT id FROM p ORDER BY x LIMIT 5",
+            "the rows that changed, as far as its LIMIT and some rows more reach",
+        ),
+        (
+            "SELECT id FROM p WHERE EXISTS (SELECT 1 FROM c WHERE c.p = p.id)",
+            "the rows that changed; it is run as a whole when c changes, which a subquery reads",
+        ),
+    ] {
+        assert_eq!(words(sql), format!("asks only about {expected}"), "{sql}");
+    }
 }

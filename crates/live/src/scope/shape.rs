@@ -29,11 +29,11 @@ pub(super) struct Shape<'a> {
     pub(super) columns: &'a str,
     /// What is after FROM.
     pub(super) from: String,
-    /// As much of it as stands before the first LEFT JOIN.
-    pub(super) required: String,
+    /// As much of it as stands before the first LEFT JOIN, before the second, and so on to the end.
+    pub(super) parts: Vec<String>,
     /// What is after WHERE.
     pub(super) filter: Option<String>,
-    /// A name in WHERE may be a text where there is no such column.
+    /// A name in WHERE or ON may be a text where there is no such column.
     pub(super) unsure_names: bool,
     /// What is after ORDER BY, and its terms.
     pub(super) order: Option<(&'a str, Vec<Term<'a>>)>,
@@ -78,7 +78,7 @@ pub(super) fn shape<'a>(sql: &'a str, is_column: &dyn Fn(&str) -> bool) -> Resul
     let tokens = Tokens::of(sql)?;
     let clauses = Clauses::find(&tokens.all)?;
     let columns = tokens.slice(&clauses.columns)?;
-    let (occurrences, required) = From::new(&tokens, tokens.slice(&clauses.from)?).occurrences()?;
+    let joined = From::new(&tokens, tokens.slice(&clauses.from)?).joined()?;
     let filter = clauses.filter.as_ref().map(|range| tokens.slice(range)).transpose()?;
     let order = clauses.order.as_ref().map(|range| tokens.slice(range)).transpose()?;
     let terms = order.map(|order| term::terms(&tokens, order)).transpose()?;
@@ -103,14 +103,14 @@ pub(super) fn shape<'a>(sql: &'a str, is_column: &dyn Fn(&str) -> bool) -> Resul
     Ok(Shape {
         columns: tokens.text(columns)?,
         from: tokens.numbered(tokens.slice(&clauses.from)?)?,
-        required: tokens.numbered(required)?,
+        parts: joined.parts.iter().map(|part| tokens.numbered(part)).collect::<Result<_, _>>()?,
         filter: filter.map(|filter| tokens.numbered(filter)).transpose()?,
-        unsure_names: filter.is_some_and(|filter| unsure_names(&tokens, filter)),
+        unsure_names: joined.unsure_names || filter.is_some_and(|filter| tokens.unsure_names(filter)),
         order: match (order, terms) {
             (Some(order), Some(terms)) => Some((tokens.text(order)?, terms)),
             _ => None,
         },
-        occurrences,
+        occurrences: joined.occurrences,
         groups,
         limit,
         inner_words: clauses.subqueries.then(|| inner_words(&tokens)),
@@ -139,29 +139,22 @@ fn limit(tokens: &Tokens<'_>, limit: &[Token]) -> Result<Limit, Unscoped> {
     }
 }
 
-/// Whether a name stands alone in double quotes.
-fn unsure_names(tokens: &Tokens<'_>, some: &[Token]) -> bool {
-    let is_dot =
-        |at: Option<usize>| at.and_then(|at| some.get(at)).is_some_and(|token| token.is(TokenType::TK_DOT));
-    some.iter().enumerate().any(|(at, token)| {
-        let alone = !is_dot(at.checked_sub(1)) && !is_dot(Some(at + 1));
-        alone && token.is(TokenType::TK_ID) && tokens.word(token).starts_with('"')
-    })
-}
-
-/// Every word in subqueries that is not before a dot, where it would only say of which table a column is.
+/// Every word in subqueries that may name a table: before a dot it only says of which table a column is, and behind one it is that column,
+/// unless a schema is before it.
 fn inner_words(tokens: &Tokens<'_>) -> BTreeSet<String> {
     let mut words = BTreeSet::new();
     let mut within = Parens::default();
-    for (at, token) in tokens.all.iter().enumerate() {
+    let name = |at: usize| tokens.all.get(at).map(|token| unquoted(tokens.word(token)).to_ascii_lowercase());
+    let kind = |at: Option<usize>| at.and_then(|at| tokens.all.get(at)).map(|token| token.kind);
+    for at in 0..tokens.all.len() {
         within.step(&tokens.all, at);
-        let next = tokens.all.get(at + 1).map(|next| next.kind);
-        let table_of_in = at.checked_sub(1).is_some_and(|before| tokens.all[before].is(TokenType::TK_IN));
-        // The table in `IN main.t` is the last of three.
-        let of_schema =
-            at >= 3 && tokens.all[at - 1].is(TokenType::TK_DOT) && tokens.all[at - 3].is(TokenType::TK_IN);
-        if (within.subqueries > 0 || table_of_in || of_schema) && next != Some(TokenType::TK_DOT) {
-            words.insert(unquoted(tokens.word(token)).to_ascii_lowercase());
+        let before = at.checked_sub(1);
+        let behind_dot = kind(before) == Some(TokenType::TK_DOT);
+        let of_schema = behind_dot && at.checked_sub(2).and_then(name).is_some_and(|name| name == "main");
+        let of_in = kind(if of_schema { at.checked_sub(3) } else { before }) == Some(TokenType::TK_IN);
+        let inner = within.subqueries > 0 || of_in;
+        if inner && kind(Some(at + 1)) != Some(TokenType::TK_DOT) && (!behind_dot || of_schema) {
+            words.extend(name(at));
         }
     }
     words

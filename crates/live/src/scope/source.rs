@@ -58,13 +58,19 @@ pub(super) struct Entry {
 
 /// How many steps asking may still take.
 #[derive(Debug)]
-pub(super) struct Budget(pub(super) u64);
+pub(super) struct Budget {
+    pub(super) left: u64,
+    /// There were not as many as it took.
+    pub(super) exceeded: bool,
+}
 
 impl Budget {
     /// `None` when it is used up.
     pub(super) fn spend(&mut self, stmt: &CachedStatement<'_>) -> Option<()> {
         let steps = u64::from(stmt.reset_status(StatementStatus::VmStep).unsigned_abs());
-        self.0 = self.0.checked_sub(STEPS_TO_ASK + steps)?;
+        let left = self.left.checked_sub(STEPS_TO_ASK + steps);
+        self.exceeded |= left.is_none();
+        self.left = left?;
         Some(())
     }
 }

@@ -32,6 +32,13 @@ pub(crate) struct Asked<'a> {
     pub(crate) scoped: ScopedRuns,
 }
 
+impl Asked<'_> {
+    /// Whether something may come of asking about rows. Of a query that takes few steps nothing needs to be kept: it is always run.
+    fn is_of_use(self, steps: u64) -> bool {
+        self.scoped == ScopedRuns::Always || steps / SHARE_OF_RUN >= STEPS_TO_ASK
+    }
+}
+
 /// What a step gave.
 #[derive(Debug)]
 pub(crate) struct Brought {
@@ -131,7 +138,7 @@ impl Kept {
             // More is looked at than the query itself does.
             Err(_) => WholeRun { rows: plain(asked, before)?.rows, held: None },
         };
-        self.held = whole.held;
+        self.held = whole.held.filter(|held| asked.is_of_use(held.steps));
         Ok(Brought { rows: Some(whole.rows), scoped: false })
     }
 
@@ -165,8 +172,9 @@ impl Kept {
         }
         let count = changed.iter().map(Vec::len).sum::<usize>();
         let always = asked.scoped == ScopedRuns::Always;
-        let mut budget = Budget(if always { u64::MAX } else { held.steps / SHARE_OF_RUN });
-        if count as u64 * STEPS_TO_ASK > budget.0 || (!always && self.is_dear(count)) {
+        let left = if always { u64::MAX } else { held.steps / SHARE_OF_RUN };
+        let mut budget = Budget { left, exceeded: false };
+        if count as u64 * STEPS_TO_ASK > budget.left || (!always && self.is_dear(count)) {
             return None;
         }
         let moves = match &mut held.members {
@@ -179,7 +187,10 @@ impl Kept {
         let moves = match moves {
             Ok(Some(moves)) => moves,
             Ok(None) => {
-                (self.dear, self.runs_since) = (Some(count), 0);
+                // Or it is not certain this time, as a group may be.
+                if budget.exceeded {
+                    (self.dear, self.runs_since) = (Some(count), 0);
+                }
                 return None;
             }
             // If it is none of the statement that was put together here, a run meets it again.
@@ -250,7 +261,8 @@ impl Scope {
             })?;
         let mut held = hidden.held(&rows, steps);
         if let (Some(groups), Some(found)) = (&self.groups, &mut held) {
-            found.members = if follow { groups.members(asked, &self.source)? } else { None };
+            found.members =
+                if follow && asked.is_of_use(steps) { groups.members(asked, &self.source)? } else { None };
             if found.members.is_none() {
                 held = None;
             }

@@ -23,28 +23,45 @@ pub(super) struct From<'a, 't> {
     at: usize,
     /// How many tokens there are before the first LEFT JOIN.
     required: Option<usize>,
+    /// A name in ON may be a text where there is no such column.
+    unsure_names: bool,
+}
+
+/// What is in FROM.
+pub(super) struct Joined<'a, 't> {
+    pub(super) occurrences: Vec<Occurrence<'a>>,
+    /// Before the first LEFT JOIN, before the second, and so on to the end.
+    pub(super) parts: Vec<&'t [Token]>,
+    pub(super) unsure_names: bool,
 }
 
 impl<'a, 't> From<'a, 't> {
     pub(super) fn new(tokens: &'t Tokens<'a>, from: &'t [Token]) -> Self {
-        Self { tokens, from, at: 0, required: None }
+        Self { tokens, from, at: 0, required: None, unsure_names: false }
     }
 
-    /// The tables, and what is written before the first LEFT JOIN.
-    pub(super) fn occurrences(mut self) -> Result<(Vec<Occurrence<'a>>, &'t [Token]), Unscoped> {
-        let mut found: Vec<Occurrence<'a>> = Vec::new();
+    pub(super) fn joined(mut self) -> Result<Joined<'a, 't>, Unscoped> {
+        let mut occurrences: Vec<Occurrence<'a>> = Vec::new();
+        let mut parts = Vec::new();
         loop {
             let occurrence = self.occurrence()?;
             let name = unquoted(occurrence.qualifier);
-            if found.iter().any(|other| unquoted(other.qualifier).eq_ignore_ascii_case(&name)) {
+            if occurrences.iter().any(|other| unquoted(other.qualifier).eq_ignore_ascii_case(&name)) {
                 return Err(Unscoped::SameName);
             }
-            found.push(occurrence);
+            occurrences.push(occurrence);
             self.constraint()?;
-            if self.at == self.from.len() {
-                return Ok((found, &self.from[..self.required.unwrap_or(self.from.len())]));
+            let part = &self.from[..self.at];
+            let ends = self.at == self.from.len();
+            if !ends {
+                self.operator()?;
             }
-            self.operator()?;
+            if ends || self.required.is_some() {
+                parts.push(part);
+            }
+            if ends {
+                return Ok(Joined { occurrences, parts, unsure_names: self.unsure_names });
+            }
         }
     }
 
@@ -79,6 +96,7 @@ impl<'a, 't> From<'a, 't> {
         if self.next_is(TokenType::TK_ON).is_none() && self.next_is(TokenType::TK_USING).is_none() {
             return Ok(());
         }
+        let start = self.at;
         let mut depth = 0_usize;
         while let Some(token) = self.from.get(self.at) {
             match token.kind {
@@ -90,6 +108,7 @@ impl<'a, 't> From<'a, 't> {
             }
             self.at += 1;
         }
+        self.unsure_names |= self.tokens.unsure_names(&self.from[start..self.at]);
         Ok(())
     }
 

@@ -132,8 +132,10 @@ fn parameters_keep_their_numbers_in_another_place() {
 
 #[test]
 fn tables_of_subqueries_are_told_from_qualifiers() {
-    let sql = "SELECT a FROM t AS x WHERE EXISTS (SELECT t.b FROM \"U\" WHERE x.a = 1) AND a IN main.v";
+    let sql =
+        "SELECT a FROM t AS x WHERE EXISTS (SELECT t.b FROM \"U\", main.W WHERE x.a = 1) AND a IN main.v";
     let words = shape(sql, &|_| false).expect("it has the shape").inner_words.expect("there are some");
     let has = |word: &str| words.contains(word);
-    assert_eq!((has("u"), has("v"), has("t"), has("x"), has("main")), (true, true, false, false, false));
+    assert_eq!((has("u"), has("v"), has("w")), (true, true, true));
+    assert_eq!((has("t"), has("b"), has("x"), has("a"), has("main")), (false, false, false, false, false));
 }

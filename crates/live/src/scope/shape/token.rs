@@ -106,6 +106,17 @@ impl<'a> Tokens<'a> {
         Ok(text)
     }
 
+    /// Whether a name stands alone in double quotes: where there is no such column it is a text.
+    pub(super) fn unsure_names(&self, some: &[Token]) -> bool {
+        let is_dot = |at: Option<usize>| {
+            at.and_then(|at| some.get(at)).is_some_and(|token| token.is(TokenType::TK_DOT))
+        };
+        some.iter().enumerate().any(|(at, token)| {
+            let alone = !is_dot(at.checked_sub(1)) && !is_dot(Some(at + 1));
+            alone && token.is(TokenType::TK_ID) && self.word(token).starts_with('"')
+        })
+    }
+
     /// The places of commas, and so on, that stand in no parentheses.
     pub(super) fn split<'t>(tokens: &'t [Token], by: TokenType) -> impl Iterator<Item = &'t [Token]> {
         let mut depth = 0_usize;
