@@ -399,7 +399,6 @@ fn every_shape_gives_what_sqlite_could_give() {
     });
     done.unwrap_or_else(|error| panic!("{error}"));
     let [runs, scoped, queries, shaped] = [runs, scoped, queries, shaped].map(AtomicU64::into_inner);
-    println!("{scoped} of {runs} runs, {shaped} of {queries} queries");
     assert!(shaped * 10 > queries * 8, "{shaped} of {queries} have a shape");
     assert!(scoped * 2 > runs, "{scoped} of {runs} asked only about rows that changed");
 }

@@ -118,7 +118,7 @@ impl<'a> Tokens<'a> {
     }
 
     /// The places of commas, and so on, that stand in no parentheses.
-    pub(super) fn split<'t>(tokens: &'t [Token], by: TokenType) -> impl Iterator<Item = &'t [Token]> {
+    pub(super) fn split(tokens: &[Token], by: TokenType) -> impl Iterator<Item = &[Token]> {
         let mut depth = 0_usize;
         tokens.split(move |token| {
             match token.kind {
