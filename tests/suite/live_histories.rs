@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::executor::block_on;
 use futures::stream::BoxStream;
-use opor_live::{Live, LiveError, LiveOptions, Snapshot};
+use opor_live::{Live, LiveError, LiveOptions, ScopedRuns, Snapshot};
 use opor_store::{ApplyOptions, Cursor, OpenOptions, Store, StoreHandle};
 use opor_tests::Rng;
 use rusqlite::Connection;
@@ -96,6 +96,8 @@ impl World {
         let options = LiveOptions {
             check_one_in: 1,
             look_for_others: Duration::from_millis(1),
+            // Results are small, and a run of them is cheap.
+            scoped_runs: if rng.chance(70) { ScopedRuns::Always } else { ScopedRuns::WhenCheaper },
             ..LiveOptions::default()
         };
         let live = Live::start_with(&handle, options).expect("it starts");

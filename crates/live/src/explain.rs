@@ -22,7 +22,10 @@ pub struct Explanation {
 #[non_exhaustive]
 pub enum Tier {
     /// SQLite is asked only about the rows that changed. When many did, or it is not known which, the query is run anew.
-    Scoped,
+    Scoped {
+        /// What it is asked about: more than these rows where one row of a table decides on others of the result.
+        about: String,
+    },
     /// The query is run anew.
     Run {
         /// Why nothing better can be done.
@@ -33,7 +36,7 @@ pub enum Tier {
 impl Tier {
     fn of(plan: &Plan) -> Self {
         match &plan.scope {
-            Ok(_) => Self::Scoped,
+            Ok(scope) => Self::Scoped { about: scope.about() },
             Err(why) => Self::Run { because: why.to_string() },
         }
     }
@@ -42,7 +45,7 @@ impl Tier {
 impl fmt::Display for Tier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Scoped => f.write_str("asks only about the rows that changed"),
+            Self::Scoped { about } => write!(f, "asks only about {about}"),
             Self::Run { because } => write!(f, "is run as a whole: {because}"),
         }
     }

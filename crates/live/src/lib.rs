@@ -74,7 +74,7 @@ pub use diff::Edit;
 pub use error::{LiveError, StartError};
 pub use explain::{Explanation, TableDependency, Tier};
 pub use live::{Live, Query};
-pub use options::LiveOptions;
+pub use options::{LiveOptions, ScopedRuns};
 pub use result::Row;
 pub use stats::LiveStats;
 pub use subscription::{Diff, LiveState, ResumeToken, Snapshot, Subscription};

@@ -16,9 +16,24 @@ pub struct LiveOptions {
     /// Whether results tell the [`db_version`](opor_store::Store::db_version) of their snapshot. Off by default: it is looked up
     /// whenever a result changes.
     pub tell_commits: bool,
-    /// In every so many turns, run one query for which nothing is thought to have changed, and count whether that was right. 0 by
-    /// default: never. For those who would rather know.
+    /// In every so many turns, run one query for which nothing is thought to have changed, or that was asked only about the rows that
+    /// changed, and count whether that was right. 0 by default: never. For those who would rather know.
     pub check_one_in: u32,
+    /// When queries are asked only about the rows that changed.
+    pub scoped_runs: ScopedRuns,
+}
+
+/// When a query is asked only about the rows that changed; see [`Tier::Scoped`](crate::Tier).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ScopedRuns {
+    /// When that takes fewer steps of SQLite's machine than to run it.
+    #[default]
+    WhenCheaper,
+    /// Whenever it is known which rows changed. For tests, whose tables are small.
+    Always,
+    /// Never: every query that a commit concerns is run.
+    Never,
 }
 
 impl Default for LiveOptions {
@@ -29,6 +44,7 @@ impl Default for LiveOptions {
             statements_held: 256,
             tell_commits: false,
             check_one_in: 0,
+            scoped_runs: ScopedRuns::WhenCheaper,
         }
     }
 }

@@ -70,6 +70,7 @@ pub(crate) fn plan(store: &Store, listener: &Listener, sql: &str) -> Result<Plan
         parameters: parameters.len(),
         access: &access,
         tables: &tables,
+        names: &names,
         unwatched: unwatched.is_some(),
     };
     let scope = Scope::of(store, listener, &known);

@@ -50,7 +50,17 @@ pub(crate) struct Query {
     pub(crate) parameters: Bound,
     pub(crate) shared: Weak<Shared>,
     /// Of its rows, beside what is seen of them; where there is something worth keeping.
-    pub(crate) kept: Cell<Option<Box<Kept>>>,
+    kept: Cell<Option<Box<Kept>>>,
+}
+
+impl Query {
+    /// Looks at what is kept, or changes it; what is of no use afterwards is let go.
+    pub(crate) fn with_kept<T>(&self, look: impl FnOnce(&mut Kept) -> T) -> T {
+        let mut kept = self.kept.take().unwrap_or_default();
+        let seen = look(&mut kept);
+        self.kept.set(Some(kept).filter(|kept| kept.is_of_use()));
+        seen
+    }
 }
 
 /// See the module.

@@ -41,6 +41,16 @@ struct Readers {
     images: BTreeSet<usize>,
 }
 
+/// A query that reads a table, with the columns of it that it reads.
+#[derive(Clone, Copy)]
+struct Reader<'a> {
+    query: QueryId,
+    plan: &'a Plan,
+    table: &'a str,
+    columns: ColumnMask,
+    parameters: &'a [Value],
+}
+
 /// What a query is, for its guards to be asked.
 pub(crate) type Lookup<'a> = &'a dyn Fn(QueryId) -> Option<(&'a Plan, &'a [Value])>;
 
@@ -52,7 +62,7 @@ impl Router {
         for (table, columns) in &plan.tables {
             self.grown |= !self.tables.contains_key(table);
             let readers = self.tables.entry(table.clone()).or_default();
-            self.grown |= readers.add(query, plan, table, *columns, parameters);
+            self.grown |= readers.add(Reader { query, plan, table, columns: *columns, parameters });
         }
     }
 
@@ -69,7 +79,7 @@ impl Router {
         self.unwatched.remove(&query);
         for (table, columns) in &plan.tables {
             let Some(readers) = self.tables.get_mut(table) else { continue };
-            readers.remove(query, plan, table, *columns, parameters);
+            readers.remove(Reader { query, plan, table, columns: *columns, parameters });
             if readers.open.is_empty() && readers.guarded.is_empty() {
                 self.tables.remove(table);
                 // Nobody needs to be told of it, and the writer need not look.
@@ -154,14 +164,8 @@ impl Seen for Side<'_> {
 
 impl Readers {
     /// Tells whether more has to be told than before.
-    fn add(
-        &mut self,
-        query: QueryId,
-        plan: &Plan,
-        table: &str,
-        columns: ColumnMask,
-        parameters: &[Value],
-    ) -> bool {
+    fn add(&mut self, reader: Reader<'_>) -> bool {
+        let Reader { query, plan, table, columns, parameters } = reader;
         let before = (self.columns, self.images.len());
         self.columns.extend(columns);
         match plan.guards.anchors(table, parameters) {
@@ -188,14 +192,8 @@ impl Readers {
         }
     }
 
-    fn remove(
-        &mut self,
-        query: QueryId,
-        plan: &Plan,
-        table: &str,
-        columns: ColumnMask,
-        parameters: &[Value],
-    ) {
+    fn remove(&mut self, reader: Reader<'_>) {
+        let Reader { query, plan, table, columns, parameters } = reader;
         let anchors = plan.guards.anchors(table, parameters);
         let readers = if anchors.is_some() { &mut self.guarded } else { &mut self.open };
         if let Some(queries) = readers.get_mut(&columns) {

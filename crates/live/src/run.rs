@@ -86,17 +86,6 @@ pub(crate) fn same(before: &[Row], after: &[Row]) -> bool {
     before.len() == after.len() && before.iter().zip(after).all(equal)
 }
 
-/// Whether two results have the same rows, each as often.
-pub(crate) fn same_in_some_order(before: &[Row], after: &[Row]) -> bool {
-    let mut surplus: FxHashMap<Vec<Cell<'_>>, i64> = FxHashMap::default();
-    for (rows, one) in [(before, 1), (after, -1)] {
-        for row in rows {
-            *surplus.entry(row.iter().map(Cell::from).collect()).or_default() += one;
-        }
-    }
-    surplus.values().all(|surplus| *surplus == 0)
-}
-
 struct Parameter<'a>(&'a Value);
 
 impl ToSql for Parameter<'_> {

@@ -17,7 +17,7 @@ use crate::live::Desk;
 use crate::options::LiveOptions;
 use crate::parameters::Parameters;
 use crate::plan::{Plan, plan};
-use crate::registry::Registry;
+use crate::registry::{Query, Registry};
 use crate::result::{ResultSet, Source};
 use crate::router::{QueryId, Router};
 use crate::run::same;
@@ -225,8 +225,7 @@ impl Worker {
             let before = shared.now().0;
             let asked_for = wanted.everything || wanted.queries.contains(id);
             let known = (!asked_for).then_some(changes);
-            let kept = &mut self.queries[id].kept.borrow_mut();
-            let outcome = self.outcome(*id, kept, &before, changes, known, wanted.everything);
+            let outcome = self.outcome(*id, &before, changes, known, wanted.everything);
             if !agree(&before, &outcome) || shared.turn() == 0 {
                 outcomes.push((shared, outcome));
             }
@@ -240,7 +239,6 @@ impl Worker {
     fn outcome(
         &self,
         id: QueryId,
-        kept: &mut Kept,
         before: &Outcome,
         changes: &Changes,
         known: Option<&Changes>,
@@ -255,16 +253,8 @@ impl Worker {
             Ok(before) => (&*before.rows, false),
             Err(_) => (&[][..], true),
         };
-        let asked = Asked {
-            store: &self.store,
-            plan: &statement.plan,
-            parameters: query.parameters.values(),
-            rows_max: self.options.rows_max,
-        };
-        let mut kept = query.kept.take().unwrap_or_default();
-        let brought = kept.bring(asked, rows, known.filter(|_| !first));
-        query.kept.set(Some(kept).filter(|kept| kept.is_of_use()));
-        let brought = brought?;
+        let asked = self.asked(query);
+        let brought = query.with_kept(|kept| kept.bring(asked, rows, known.filter(|_| !first)))?;
         if brought.scoped {
             self.counters.scoped();
         }
@@ -277,6 +267,16 @@ impl Worker {
             source: self.source(origin.filter(|_| !first))?,
             version: self.next_version(),
         }))
+    }
+
+    fn asked<'a>(&'a self, query: &'a Query) -> Asked<'a> {
+        Asked {
+            store: &self.store,
+            plan: &self.registry.statement(query.statement).plan,
+            parameters: query.parameters.values(),
+            rows_max: self.options.rows_max,
+            scoped: self.options.scoped_runs,
+        }
     }
 
     fn next_version(&self) -> u64 {
@@ -299,22 +299,31 @@ impl Worker {
         commit.map_err(|error| unreadable(&error))
     }
 
-    /// Now and then, runs a query of which nothing is thought to have changed.
+    /// Now and then, runs a query of which nothing is thought to have changed, or that was asked only about rows that did.
     fn check_one(&self, affected: &FxHashSet<QueryId>, changes: &Changes, outcomes: &mut Changed) {
-        let due = self.counters.turn(self.options.check_one_in);
-        let Some((id, query)) = due.and_then(|turn| {
-            let others = self.registry.len().checked_sub(affected.len()).filter(|others| *others > 0)?;
-            self.registry.iter().filter(|(id, _)| !affected.contains(id)).nth(turn as usize % others)
-        }) else {
+        let Some(turn) = self.counters.turn(self.options.check_one_in) else { return };
+        let unproven = |(id, query): &(QueryId, &Query)| {
+            !affected.contains(id) || query.with_kept(|kept| kept.was_scoped())
+        };
+        let others = self.registry.iter().filter(unproven).count();
+        let which = (turn as usize).checked_rem(others);
+        let Some((id, query)) = which.and_then(|at| self.registry.iter().filter(unproven).nth(at)) else {
             return;
         };
         let Some(shared) = query.shared.upgrade() else { return };
-        let before = shared.now().0;
+        let told = outcomes.iter().position(|(other, _)| Arc::ptr_eq(other, &shared));
+        let before = told.map_or_else(|| shared.now().0, |at| outcomes[at].1.clone());
+        let is_broken = self.registry.statement(query.statement).broken.is_some();
+        let rows = before.as_ref().ok().filter(|_| !is_broken);
+        let agrees = rows.map(|before| query.with_kept(|kept| kept.agrees(self.asked(query), &before.rows)));
+        if agrees == Some(Ok(true)) {
+            return self.counters.checked(true);
+        }
         let outcome = self.outcome(id, &before, changes, None, true);
-        let agrees = agree(&before, &outcome);
+        let agrees = agrees.is_none() && agree(&before, &outcome);
         self.counters.checked(agrees);
         if !agrees {
-            query.kept.replace(kept);
+            told.into_iter().for_each(|at| drop(outcomes.swap_remove(at)));
             outcomes.push((shared, outcome));
         }
     }
@@ -437,16 +446,6 @@ fn agree(before: &Outcome, after: &Outcome) -> bool {
         (Ok(before), Ok(after)) if Arc::ptr_eq(before, after) => true,
         (Ok(before), Ok(after)) => before.heading == after.heading && same(&before.rows, &after.rows),
         (Err(before), Err(after)) => before == after,
-        _ => false,
-    }
-}
-
-/// As [`agree`], for a query whose rows stay where they are when a run would give them in another order.
-fn agree_in_some_order(before: &Outcome, after: &Outcome) -> bool {
-    match (before, after) {
-        (Ok(before), Ok(after)) => {
-            before.columns == after.columns && same_in_some_order(&before.rows, &after.rows)
-        }
         _ => false,
     }
 }

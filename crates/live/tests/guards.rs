@@ -1,55 +1,24 @@
 //! Guards against SQLite itself: a query that is passed over has the result that it had.
 
-use std::path::PathBuf;
+mod place;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::executor::block_on;
 use opor_core::Value;
 use opor_live::{Live, LiveOptions, Subscription};
-use opor_store::rusqlite::{ToSql, params_from_iter, types};
-use opor_store::{OpenOptions, StoreHandle};
+use opor_store::rusqlite::params_from_iter;
+use place::{Place, fresh, sql_value};
 use proptest::prelude::*;
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
 struct Any {}
 
-struct Place {
-    folder: PathBuf,
-    handle: StoreHandle,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _gone = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-impl Place {
-    fn new() -> Self {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("opor-guards-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let handle = StoreHandle::open(folder.join("a.db"), &OpenOptions::new(), 1).expect("it opens");
-        Self { folder, handle }
-    }
-
-    fn write(&self, sql: String, values: Vec<Value>) -> bool {
-        let values: Vec<Box<dyn ToSql + Send>> = values.into_iter().map(sql_value).collect();
-        block_on(self.handle.write(move |store| store.execute(&sql, params_from_iter(values)).is_ok()))
-            .expect("the writer runs")
-    }
-}
-
-fn sql_value(value: Value) -> Box<dyn ToSql + Send> {
-    Box::new(match value {
-        Value::Null => types::Value::Null,
-        Value::Integer(value) => types::Value::Integer(value),
-        Value::Real(value) => types::Value::Real(value),
-        Value::Text(value) => types::Value::Text(value),
-        Value::Blob(value) => types::Value::Blob(value),
-    })
+fn write(place: &Place, sql: String, values: Vec<Value>) -> bool {
+    let values: Vec<_> = values.iter().map(sql_value).collect();
+    block_on(place.handle.write(move |store| store.execute(&sql, params_from_iter(values)).is_ok()))
+        .expect("the writer runs")
 }
 
 /// Values that are near each other under some conversion or collation.
@@ -202,8 +171,8 @@ fn history(types: &[usize], asked: &[Asked], writes: &[Write], without_rowid: bo
     let kind = if without_rowid { " WITHOUT ROWID" } else { "" };
     for (at, table) in ["t", "u"].into_iter().enumerate() {
         let [a, b] = [types[2 * at], types[2 * at + 1]].map(|kind| TYPES[kind]);
-        place
-            .write(format!("CREATE TABLE {table}(id INTEGER PRIMARY KEY, c0 {a}, c1 {b}){kind}"), Vec::new());
+        let sql = format!("CREATE TABLE {table}(id INTEGER PRIMARY KEY, c0 {a}, c1 {b}){kind}");
+        assert!(write(&place, sql, Vec::new()));
     }
     let live = Live::start_with(&place.handle, LiveOptions::default()).expect("it starts");
     let open: Vec<_> = asked.iter().map(|asked| subscribe(&live, asked)).collect();
@@ -211,37 +180,33 @@ fn history(types: &[usize], asked: &[Asked], writes: &[Write], without_rowid: bo
     let mut commits = 0;
     for write in writes {
         let written = match write.clone() {
-            Write::Insert(table, id, a, b) => place.write(
+            Write::Insert(table, id, a, b) => self::write(
+                &place,
                 format!("INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)"),
                 vec![Value::Integer(id), a, b],
             ),
-            Write::Update(table, id, column, a) => place
-                .write(format!("UPDATE {table} SET {column} = ? WHERE id >= ?"), vec![a, Value::Integer(id)]),
-            Write::Rename(table, id, to) => place.write(
+            Write::Update(table, id, column, a) => self::write(
+                &place,
+                format!("UPDATE {table} SET {column} = ? WHERE id >= ?"),
+                vec![a, Value::Integer(id)],
+            ),
+            Write::Rename(table, id, to) => self::write(
+                &place,
                 format!("UPDATE OR IGNORE {table} SET id = ?2 WHERE id = ?1"),
                 vec![id.into(), to.into()],
             ),
             Write::Delete(table, id) => {
-                place.write(format!("DELETE FROM {table} WHERE id = ?"), vec![id.into()])
+                self::write(&place, format!("DELETE FROM {table} WHERE id = ?"), vec![id.into()])
             }
         };
         commits += u64::from(written);
         block_on(live.settled()).expect("the database is open");
         for (open, asked) in open.iter().zip(asked) {
             let live = open.current_values().map(|(_, rows)| rows).expect("a result");
+            let live: Vec<Vec<Value>> = live.iter().map(|row| row.to_vec()).collect();
             let (sql, values) = (asked.sql.clone(), asked.values.clone());
-            let values: Vec<_> = values.into_iter().map(sql_value).collect();
-            let fresh = block_on(place.handle.read(move |store| {
-                let mut stmt = store.prepare(&sql).expect("it is right");
-                let width = stmt.column_count();
-                let rows = stmt.query_map(params_from_iter(values), |row| {
-                    (0..width).map(|at| row.get::<_, types::Value>(at)).collect::<Result<Vec<_>, _>>()
-                });
-                rows.expect("it runs").collect::<Result<Vec<_>, _>>().expect("it has rows")
-            }))
-            .expect("readers run");
-            let live: Vec<Vec<types::Value>> =
-                live.iter().map(|row| row.iter().cloned().map(of_sqlite).collect()).collect();
+            let fresh = block_on(place.handle.read(move |store| fresh(store, &sql, &values)));
+            let fresh = fresh.expect("readers run");
             assert_eq!(
                 live,
                 fresh,
@@ -257,16 +222,6 @@ fn history(types: &[usize], asked: &[Asked], writes: &[Write], without_rowid: bo
 async fn block_on_explain(place: &Place, asked: &Asked) -> String {
     let live = Live::start(&place.handle).expect("it starts");
     live.explain(asked.sql.clone()).await.expect("it is right").to_string()
-}
-
-fn of_sqlite(value: Value) -> types::Value {
-    match value {
-        Value::Null => types::Value::Null,
-        Value::Integer(value) => types::Value::Integer(value),
-        Value::Real(value) => types::Value::Real(value),
-        Value::Text(value) => types::Value::Text(value),
-        Value::Blob(value) => types::Value::Blob(value),
-    }
 }
 
 #[test]
@@ -298,10 +253,12 @@ fn a_query_that_is_passed_over_has_the_result_that_it_had() {
 #[test]
 fn a_commit_runs_the_queries_whose_rows_it_touches() {
     let place = Place::new();
-    place.write(
+    let made = write(
+        &place,
         "CREATE TABLE t(id INTEGER PRIMARY KEY, list INTEGER, at REAL, note TEXT)".to_owned(),
         Vec::new(),
     );
+    assert!(made);
     let live = Live::start(&place.handle).expect("it starts");
     let equal = (0..500)
         .map(|list| Asked { sql: "SELECT id FROM t WHERE list = ?".to_owned(), values: vec![list.into()] });
@@ -312,7 +269,7 @@ fn a_commit_runs_the_queries_whose_rows_it_touches() {
     let open: Vec<_> = equal.chain(range).map(|asked| subscribe(&live, &asked)).collect();
     let runs = |sql: &str| {
         let before = live.stats().runs;
-        assert!(place.write(sql.to_owned(), Vec::new()), "{sql}");
+        assert!(write(&place, sql.to_owned(), Vec::new()), "{sql}");
         block_on(live.settled()).expect("the database is open");
         live.stats().runs - before
     };

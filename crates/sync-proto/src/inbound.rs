@@ -440,8 +440,10 @@ impl Inbound {
     /// The peer has acknowledged something.
     pub(crate) fn acknowledged(&mut self, cursor: Cursor) {
         let whole = self.items_begun - u64::from(self.partial.is_some());
-        self.acknowledged.pop_back_if(|(after, _)| *after == whole);
-        self.acknowledged.push_back((whole, cursor));
+        match self.acknowledged.back_mut() {
+            Some((after, last)) if *after == whole => *last = cursor,
+            _ => self.acknowledged.push_back((whole, cursor)),
+        }
     }
 
     /// Gives the peer no more credit than it has.
@@ -486,9 +488,8 @@ impl Inbound {
         if std::mem::take(&mut self.caught_up) {
             return Some(Event::CaughtUp);
         }
-        let is_applied = |(after, _): &mut (u64, Cursor)| *after <= self.items_applied;
-        if let Some((_, cursor)) = self.acknowledged.pop_front_if(is_applied) {
-            return Some(Event::Acknowledged(cursor));
+        if self.acknowledged.front().is_some_and(|(after, _)| *after <= self.items_applied) {
+            return self.acknowledged.pop_front().map(|(_, cursor)| Event::Acknowledged(cursor));
         }
         // The driver decides how to go on from what it holds; and a peer that offers and takes back in turns has no more
         // than one offer waiting here.

@@ -35,7 +35,7 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn query(&mut self) -> String {
-        match self.rng.below(20) {
+        match self.rng.below(24) {
             0..4 => self.guarded(),
             4..11 => {
                 let (core, width) = self.core(None);
@@ -60,7 +60,8 @@ impl Builder<'_> {
                 )
             }
             18 => self.recursive(),
-            _ => self.over_json(),
+            19 => self.over_json(),
+            _ => self.followed(),
         }
     }
 
@@ -241,6 +242,39 @@ impl Builder<'_> {
         conditions.extend((0..self.rng.below(2)).map(|_| self.simple_condition(&scope)));
         let order = if columns == "*" { String::new() } else { self.order(2) };
         format!("SELECT {columns} FROM {table} WHERE {}{order}", conditions.join(" AND "))
+    }
+
+    /// What is asked only about rows that changed, if its tables allow that: joins, groups and subqueries, with an order and a LIMIT.
+    fn followed(&mut self) -> String {
+        let (mut from, left) = self.plain_table();
+        let mut scope = left.clone();
+        for _ in 0..*self.rng.pick(&[0, 0, 1, 1, 2]) {
+            let (other, more) = self.plain_table();
+            let (one, two) = (self.rng.pick(&scope).clone(), self.rng.pick(&more).clone());
+            let kind = *self.rng.pick(&["LEFT JOIN", "LEFT JOIN", "JOIN"]);
+            from = format!("{from} {kind} {other} ON {one} = {two}");
+            if self.rng.chance(30) {
+                from = format!("{from} AND {}", self.simple_condition(&more));
+            }
+            scope.extend(more);
+        }
+        let condition = match self.rng.below(3) {
+            0 => String::new(),
+            1 => format!(" WHERE {}", self.condition(&left)),
+            _ => format!(" WHERE {}", self.simple_condition(&left)),
+        };
+        let (one, two) = (self.rng.pick(&scope).clone(), self.rng.pick(&scope).clone());
+        let (distinct, columns, group) = match self.rng.below(6) {
+            0 => ("DISTINCT ", format!("{one} AS k, {two}"), String::new()),
+            1..4 => {
+                let function = *self.rng.pick(&["count", "sum", "max", "min", "total", "avg"]);
+                let having = if self.rng.chance(20) { " HAVING count(*) > 1" } else { "" };
+                ("", format!("{one} AS k, {function}({two})"), format!(" GROUP BY {one}{having}"))
+            }
+            _ => ("", format!("{one} AS k, {two}"), String::new()),
+        };
+        let order = self.order(2);
+        format!("SELECT {distinct}{columns} FROM {from}{condition}{group}{order}")
     }
 
     fn order(&mut self, width: usize) -> String {

@@ -18,7 +18,7 @@ const QUERIES: [&str; 6] = [
 ];
 
 /// The queries that a change of `t` concerns, by their places above.
-fn concerned(told: TableChanges) -> Vec<u64> {
+fn concerned(told: TableChanges) -> Vec<u32> {
     let store = OpenOptions::new().open_in_memory().expect("it opens");
     store.execute_batch(SCHEMA).expect("the schema");
     let listener = Listener::install(&store);
@@ -27,12 +27,12 @@ fn concerned(told: TableChanges) -> Vec<u64> {
     listener.uninstall(&store);
     let mut router = Router::default();
     for (id, plan) in plans.iter().enumerate() {
-        router.add(QueryId(id as u64), plan, &[]);
+        router.add(QueryId(id as u32), plan, &[]);
     }
     let mut changes = Changes::default();
     changes.tables.insert("t".into(), told);
     let lookup = |id: QueryId| Some((&plans[id.0 as usize], &[][..]));
-    let mut concerned: Vec<u64> = router.affected(&changes, &lookup).into_iter().map(|id| id.0).collect();
+    let mut concerned: Vec<u32> = router.affected(&changes, &lookup).into_iter().map(|id| id.0).collect();
     concerned.sort_unstable();
     concerned
 }
@@ -58,7 +58,7 @@ fn a_row_whose_values_are_not_known_concerns_who_reads_what_changed() {
     assert_eq!(concerned(updated(&[1], &[1, 2], Image::Unknown, Image::Unknown)), [0, 1, 2]);
     assert_eq!(concerned(updated(&[2], &[1, 2], Image::Unknown, Image::Unknown)), [3]);
     let known = || values(&[Value::Integer(3), Value::from("b")]);
-    assert_eq!(concerned(updated(&[1, 2], &[1, 2], known(), known())), [0_u64; 0]);
+    assert_eq!(concerned(updated(&[1, 2], &[1, 2], known(), known())), [0_u32; 0]);
     assert_eq!(concerned(updated(&[1, 2], &[1, 2], Image::Unknown, known())), [0, 1, 2, 3]);
     assert_eq!(concerned(updated(&[1, 2], &[1, 2], known(), Image::Unknown)), [0, 1, 2, 3]);
     // The values of one column are there, and those of the other are not.
@@ -79,7 +79,7 @@ fn a_row_counts_as_it_was_and_as_it_is() {
     deleted.rows[0].new = None;
     assert_eq!(concerned(deleted), [0, 4]);
     // A column that nobody compares with anything, of a row that some want.
-    assert_eq!(concerned(updated(&[2], &[1, 2], with(1), with(1))), [0_u64; 0]);
+    assert_eq!(concerned(updated(&[2], &[1, 2], with(1), with(1))), [0_u32; 0]);
 }
 
 #[test]

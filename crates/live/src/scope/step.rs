@@ -1,21 +1,19 @@
 //! What is kept of a query between its steps, and one step.
 
-use std::cmp::Ordering;
-
 use opor_core::Value;
-use opor_store::rusqlite::{self, StatementStatus};
 use opor_store::{Changes, Store};
-use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Place, Scope};
+use super::Scope;
+use super::held::{Exchanged, Held, Hidden};
+use super::shape::Bound;
+use super::source::{Budget, STEPS_TO_ASK, concerns};
 use crate::error::LiveError;
+use crate::options::ScopedRuns;
 use crate::plan::Plan;
 use crate::result::Row;
-use crate::run::{self, run, value};
+use crate::run::{Ran, run, same};
 
-/// What it costs to begin and end a statement, in steps of SQLite's machine, beside those that are counted. `cargo xtask bench live-scope`: one
-/// row takes 1.4 to 3.7 us, and a step of a long run some 0.08 us, so this is at the upper end.
-const STEPS_TO_ASK: u64 = 45;
+mod check;
 
 /// Asking about rows may take this part of the steps of the last run of the whole query. It is on the safe side: of 100,000 rows 4,000 are
 /// still asked about, in less than a quarter of the time of a run. Past that feeds soon say no more which rows changed.
@@ -24,9 +22,6 @@ const SHARE_OF_RUN: u64 = 2;
 /// After so many runs because asking was dearer the last time, it is tried again: tables and indexes may be others by then.
 const RUNS_BEFORE_TRYING: u32 = 64;
 
-/// Up to here a short list is looked through from end to end, which is faster than halving it.
-const LOOKED_THROUGH: usize = 8;
-
 /// A query and its parameters, on the connection it runs on.
 #[derive(Clone, Copy)]
 pub(crate) struct Asked<'a> {
@@ -34,6 +29,14 @@ pub(crate) struct Asked<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) parameters: &'a [Value],
     pub(crate) rows_max: usize,
+    pub(crate) scoped: ScopedRuns,
+}
+
+impl Asked<'_> {
+    /// Whether something may come of asking about rows. Of a query that takes few steps nothing needs to be kept: it is always run.
+    fn is_of_use(self, steps: u64) -> bool {
+        self.scoped == ScopedRuns::Always || steps / SHARE_OF_RUN >= STEPS_TO_ASK
+    }
 }
 
 /// What a step gave.
@@ -49,44 +52,66 @@ pub(crate) struct Brought {
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
     /// Of the rows as they were given last.
-    state: Option<State>,
+    held: Option<Held>,
     /// So many changed rows were dearer to ask about than a run.
     dear: Option<usize>,
     runs_since: u32,
+    /// The rows have not been those of a run since then.
+    scoped: bool,
 }
 
-/// The columns that nobody sees, for every row of the result.
-#[derive(Debug)]
-struct State {
-    /// One rowid for each table in FROM.
-    rowids: Vec<i64>,
-    /// What is sorted by and not seen; empty when that is nothing.
-    terms: Vec<Box<[Value]>>,
-    /// The rows are in ascending order of their rowids.
-    ascending: bool,
-    /// Of the last run of the whole query.
-    steps: u64,
+/// The most rows that OFFSET may skip where rows are kept beyond those that are seen: they are kept as well, and who pages on through a
+/// long result reads a page once.
+const SKIPPED_MAX: usize = 1_000;
+
+/// Rows that are kept beyond those that are seen: a quarter as many, so that a run comes after many deletes, and not less or more than this.
+const SPARE: std::ops::RangeInclusive<usize> = 16..=256;
+
+/// Which rows of the order are seen, and how many are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Window {
+    skipped: usize,
+    /// Counted from the first, with those that are skipped.
+    end: usize,
+    kept: usize,
 }
 
-/// A row that comes.
-struct Entry {
-    row: Row,
-    rowids: Box<[i64]>,
-    terms: Box<[Value]>,
+impl Window {
+    /// What the statement says; the outer `None` when that is not known, or more than is kept.
+    #[expect(clippy::option_option, reason = "whether it is known, and whether there is one")]
+    fn of(scope: &Scope, asked: Asked<'_>) -> Option<Option<Self>> {
+        let Some(limit) = scope.limit else { return Some(None) };
+        let number = |bound: Bound| match bound {
+            Bound::Number(number) => Some(number),
+            Bound::Parameter(number) => match asked.parameters.get(number.checked_sub(1)?)? {
+                Value::Integer(number) => Some(*number),
+                // SQLite may take it for a number, or refuse it.
+                _ => None,
+            },
+        };
+        // Less than nothing is no LIMIT at all.
+        let rows = usize::try_from(number(limit.rows)?).ok()?;
+        let skipped = usize::try_from(number(limit.skipped)?.max(0)).ok()?;
+        let end = skipped.checked_add(rows)?;
+        let kept = end.checked_add((rows / 4).clamp(*SPARE.start(), *SPARE.end()))?;
+        (skipped <= SKIPPED_MAX && kept <= asked.rows_max).then_some(Some(Self { skipped, end, kept }))
+    }
+
+    fn seen(self, rows: &[Row]) -> &[Row] {
+        &rows[self.skipped.min(rows.len())..self.end.min(rows.len())]
+    }
 }
 
-/// One place of the old result, at which something comes before the row that is there, or that row goes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Splice {
-    Insert(usize),
-    Remove,
+/// A run of the whole query, with what is to be kept of it.
+struct WholeRun {
+    rows: Vec<Row>,
+    held: Option<Held>,
 }
 
 impl Kept {
     /// Whether it may ever spare a run. Of a query that takes few steps nothing needs to be kept.
     pub(crate) fn is_of_use(&self) -> bool {
-        self.dear.is_some()
-            || self.state.as_ref().is_some_and(|state| state.steps / SHARE_OF_RUN >= STEPS_TO_ASK)
+        self.dear.is_some() || self.held.is_some()
     }
 
     /// Brings the rows `before` to the open snapshot. `changes` are those since the snapshot they are of, if they are known.
@@ -99,32 +124,32 @@ impl Kept {
         before: &[Row],
         changes: Option<&Changes>,
     ) -> Result<Brought, LiveError> {
-        let state = self.state.take();
-        let Ok(scope) = &asked.plan.scope else {
-            let ran = run(
-                asked.store,
-                &asked.plan.sql,
-                asked.plan,
-                asked.parameters,
-                before,
-                asked.rows_max,
-                |_| {},
-            )?;
-            return Ok(Brought { rows: Some(ran.rows), scoped: false });
+        let held = self.held.take();
+        self.scoped = false;
+        let scope = asked.plan.scope.as_ref().ok().filter(|_| asked.scoped != ScopedRuns::Never);
+        let Some((scope, window)) = scope.and_then(|scope| Some((scope, Window::of(scope, asked)?))) else {
+            return Ok(Brought { rows: Some(plain(asked, before)?.rows), scoped: false });
         };
-        if let (Some(mut state), Some(changes)) = (state, changes)
-            && let Some(rows) = self.step(asked, scope, &mut state, before, changes)
+        if let (Some(mut held), Some(changes)) = (held, changes)
+            && let Some(rows) = self.step(asked, scope, window, &mut held, before, changes)
         {
-            self.state = Some(state);
+            (self.held, self.scoped) = (Some(held), true);
             return Ok(Brought { rows, scoped: true });
         }
-        let mut hidden = Hidden { scope, rowids: Vec::new(), terms: Vec::new(), readable: true };
-        let ran =
-            run(asked.store, &scope.full, asked.plan, asked.parameters, before, asked.rows_max, |row| {
-                hidden.read(row);
-            })?;
-        self.state = hidden.state(&ran.rows, ran.steps);
-        Ok(Brought { rows: Some(ran.rows), scoped: false })
+        let follow = scope.groups.is_none() || !self.is_dear(1);
+        let whole = match scope.run(asked, window, before, follow) {
+            Ok(whole) => whole,
+            Err(error @ LiveError::TooLarge { .. }) => return Err(error),
+            // More is looked at than the query itself does.
+            Err(_) => WholeRun { rows: plain(asked, before)?.rows, held: None },
+        };
+        self.held = whole.held.filter(|held| asked.is_of_use(held.steps));
+        Ok(Brought { rows: Some(whole.rows), scoped: false })
+    }
+
+    /// Whether the rows were not those of a run when they were brought to a snapshot the last time.
+    pub(crate) fn was_scoped(&self) -> bool {
+        self.scoped
     }
 
     /// The rows after a step, if they are others; nothing at all when the query has to be run.
@@ -133,33 +158,74 @@ impl Kept {
         &mut self,
         asked: Asked<'_>,
         scope: &Scope,
-        state: &mut State,
+        window: Option<Window>,
+        held: &mut Held,
         before: &[Row],
         changes: &Changes,
     ) -> Option<Option<Vec<Row>>> {
-        if before.len() * scope.occurrences.len() != state.rowids.len() {
+        let kept = held.window.take();
+        if kept.is_some() != window.is_some() {
             return None;
         }
-        let changed = scope.changed(changes)?;
+        let rows = kept.as_deref().unwrap_or(before);
+        if rows.len() * scope.arity() != held.rowids.len() {
+            return None;
+        }
+        let changed = scope.source.changed(changes)?;
+        if scope.aside.iter().any(|(table, columns)| concerns(changes, table, *columns)) {
+            return None;
+        }
         let count = changed.iter().map(Vec::len).sum::<usize>();
-        let budget = state.steps / SHARE_OF_RUN;
-        if count as u64 * STEPS_TO_ASK > budget || self.is_dear(count) {
+        let always = asked.scoped == ScopedRuns::Always;
+        let left = if always { u64::MAX } else { held.steps / SHARE_OF_RUN };
+        let mut budget = Budget { left, exceeded: false };
+        if count as u64 * STEPS_TO_ASK > budget.left || (!always && self.is_dear(count)) {
             return None;
         }
-        let comes = match scope.ask(asked, &changed, budget) {
-            Ok(Some(comes)) => comes,
+        let moves = match &mut held.members {
+            None if scope.groups.is_some() => return None,
+            None => scope.source.moves(asked, &held.rowids, &changed, &mut budget),
+            Some(members) => {
+                members.moves(asked, scope, scope.groups.as_ref()?, &changed, &held.terms, &mut budget)
+            }
+        };
+        let moves = match moves {
+            Ok(Some(moves)) => moves,
             Ok(None) => {
-                (self.dear, self.runs_since) = (Some(count), 0);
+                // Or it is not certain this time, as a group may be.
+                if budget.exceeded {
+                    (self.dear, self.runs_since) = (Some(count), 0);
+                }
                 return None;
             }
             // If it is none of the statement that was put together here, a run meets it again.
             Err(_) => return None,
         };
-        let gone = state.gone(&changed, scope.occurrences.len());
-        if before.len() - gone.len() + comes.len() > asked.rows_max {
+        if rows.len() - moves.gone.len() + moves.comes.len() > asked.rows_max {
             return None;
         }
-        Some(scope.exchange(state, before, &gone, comes))
+        let exchanged = scope.exchange(held, rows, moves);
+        match (window, exchanged) {
+            (None, Exchanged::Same) => Some(None),
+            (None, Exchanged::Rows(rows)) => Some(Some(rows)),
+            (Some(_), Exchanged::Same) => {
+                held.window = kept;
+                Some(None)
+            }
+            (Some(window), Exchanged::Rows(mut rows)) => {
+                if held.more && rows.len() < window.end {
+                    // What comes next is not known any more.
+                    return None;
+                }
+                if rows.len() > window.kept + (window.kept - window.end) {
+                    rows.truncate(window.kept);
+                    held.truncate(scope.arity(), window.kept);
+                }
+                let seen = window.seen(&rows).to_vec();
+                held.window = Some(rows);
+                Some((!same(before, &seen)).then_some(seen))
+            }
+        }
     }
 
     fn is_dear(&mut self, count: usize) -> bool {
@@ -174,267 +240,44 @@ impl Kept {
     }
 }
 
-impl Scope {
-    /// For each table in FROM the rowids that were touched, in ascending order; `None` when they are not all known.
-    fn changed(&self, changes: &Changes) -> Option<Vec<Vec<i64>>> {
-        if changes.unknown {
-            return None;
-        }
-        let changed = |table: &super::ScopedTable| {
-            let Some(changes) = changes.tables.get(&table.name) else { return Some(Vec::new()) };
-            if changes.beyond.is_some() {
-                return None;
-            }
-            let concern = changes.rows.iter();
-            let concern = concern.filter(|row| row.old != row.new || row.columns.intersects(table.columns));
-            let mut rowids: Vec<i64> = concern.flat_map(|row| row.old.into_iter().chain(row.new)).collect();
-            rowids.sort_unstable();
-            rowids.dedup();
-            Some(rowids)
-        };
-        self.occurrences.iter().map(changed).collect()
-    }
+/// Runs the query as it is written.
+fn plain(asked: Asked<'_>, before: &[Row]) -> Result<Ran, LiveError> {
+    run(asked.store, &asked.plan.sql, asked.plan, asked.parameters, before, asked.rows_max, |_| {})
+}
 
-    /// Every row of the new result that is made of a changed row; `None` when that takes more steps than allowed.
-    fn ask(
+impl Scope {
+    /// Runs the query with the columns that nobody sees. What groups are made of is looked at only to `follow` it.
+    fn run(
         &self,
         asked: Asked<'_>,
-        changed: &[Vec<i64>],
-        budget: u64,
-    ) -> Result<Option<Vec<Entry>>, LiveError> {
-        let mut comes = Vec::new();
-        let mut spent = 0;
-        // A row that is made of several changed rows is found through each of them.
-        let mut seen: FxHashSet<Box<[i64]>> = FxHashSet::default();
-        let several = changed.iter().filter(|rowids| !rowids.is_empty()).count() > 1;
-        for (table, rowids) in self.occurrences.iter().zip(changed).filter(|(_, rowids)| !rowids.is_empty()) {
-            let mut stmt = asked.store.prepare_cached(&table.sql)?;
-            run::bind(&mut stmt, asked.parameters)?;
-            stmt.reset_status(StatementStatus::VmStep);
-            for rowid in rowids {
-                stmt.raw_bind_parameter(self.rowid_parameter, rowid)?;
-                let mut rows = stmt.raw_query();
-                while let Some(row) = rows.next()? {
-                    let entry = self.entry(row)?;
-                    if !several || seen.insert(entry.rowids.clone()) {
-                        comes.push(entry);
-                    }
-                    if comes.len() > asked.rows_max {
-                        return Ok(None);
-                    }
-                }
-                drop(rows);
-                spent += STEPS_TO_ASK + stmt.reset_status(StatementStatus::VmStep).unsigned_abs() as u64;
-                if spent > budget {
-                    return Ok(None);
-                }
-            }
-        }
-        Ok(Some(comes))
-    }
-
-    fn entry(&self, row: &rusqlite::Row<'_>) -> Result<Entry, LiveError> {
-        let values = |from: usize, count: usize| (from..from + count).map(|at| value(row.get_ref(at)?));
-        let rowids = self.width..self.width + self.occurrences.len();
-        Ok(Entry {
-            row: values(0, self.width).collect::<Result<_, LiveError>>()?,
-            terms: values(rowids.end, self.hidden_terms).collect::<Result<_, _>>()?,
-            rowids: rowids.map(|at| row.get(at)).collect::<Result<_, _>>()?,
-        })
-    }
-
-    /// Takes rows out, and puts others in their places. `None` when the rows are the same afterwards.
-    fn exchange(
-        &self,
-        state: &mut State,
+        window: Option<Window>,
         before: &[Row],
-        gone: &[usize],
-        comes: Vec<Entry>,
-    ) -> Option<Vec<Row>> {
-        let arity = self.occurrences.len();
-        let mut were: FxHashMap<Box<[i64]>, usize> =
-            gone.iter().map(|at| (state.rowids_of(*at, arity).into(), *at)).collect();
-        let mut stay: Vec<(usize, Entry)> = Vec::new();
-        let mut enter: Vec<(usize, Entry)> = Vec::new();
-        for entry in comes {
-            let was = were.get(&entry.rowids).copied();
-            let is_there = was.filter(|at| self.compare_at(state, before, *at, &entry) == Ordering::Equal);
-            match is_there {
-                Some(at) => {
-                    were.remove(&entry.rowids);
-                    stay.push((at, entry));
-                }
-                None => enter.push((self.place(state, before, &entry), entry)),
+        follow: bool,
+    ) -> Result<WholeRun, LiveError> {
+        let mut parameters = asked.parameters.to_vec();
+        if let Some(window) = window {
+            let kept = i64::try_from(window.kept).unwrap_or(i64::MAX);
+            parameters.push(Value::Integer(kept));
+        }
+        let mut hidden = Hidden::new(self);
+        let Ran { rows, steps } =
+            run(asked.store, &self.full, asked.plan, &parameters, before, asked.rows_max, |row| {
+                hidden.read(row);
+            })?;
+        let mut held = hidden.held(&rows, steps);
+        if let (Some(groups), Some(found)) = (&self.groups, &mut held) {
+            found.members =
+                if follow && asked.is_of_use(steps) { groups.members(asked, &self.source)? } else { None };
+            if found.members.is_none() {
+                held = None;
             }
         }
-        // Rows of one place among each other.
-        enter.sort_by(|(a_at, a), (b_at, b)| {
-            a_at.cmp(b_at).then_with(|| self.compare(a, b)).then_with(|| a.rowids.cmp(&b.rowids))
-        });
-        let mut splices: Vec<(usize, Splice)> = were.into_values().map(|at| (at, Splice::Remove)).collect();
-        splices.extend(enter.iter().enumerate().map(|(which, (at, _))| (*at, Splice::Insert(which))));
-        splices.sort_unstable();
-        let mut same = splices.is_empty();
-        stay.iter().for_each(|(at, entry)| same &= before[*at] == entry.row);
-        let mut rows = if same { Vec::new() } else { before.to_vec() };
-        for (at, entry) in stay {
-            if !same && rows[at] != entry.row {
-                rows[at] = entry.row;
-            }
-            if self.hidden_terms > 0 {
-                state.terms[at] = entry.terms;
-            }
+        let Some(window) = window else { return Ok(WholeRun { rows, held }) };
+        let seen = window.seen(&rows).to_vec();
+        if let Some(held) = &mut held {
+            held.more = rows.len() >= window.kept;
+            held.window = Some(rows);
         }
-        if same {
-            return None;
-        }
-        if !splices.is_empty() {
-            let rows_of = |which: usize| [enter[which].1.row.clone()];
-            rows = spliced(rows, 1, &splices, rows_of);
-            state.rowids = spliced(std::mem::take(&mut state.rowids), arity, &splices, |which| {
-                enter[which].1.rowids.iter().copied()
-            });
-            if self.hidden_terms > 0 {
-                let terms = std::mem::take(&mut state.terms);
-                state.terms = spliced(terms, 1, &splices, |which| [enter[which].1.terms.clone()]);
-            }
-        }
-        Some(rows)
-    }
-
-    /// Before which row of the old result a row comes. Without ORDER BY the rows are in the order of their rowids if they were so when the
-    /// query was run, and otherwise what comes goes to the end.
-    fn place(&self, state: &State, before: &[Row], entry: &Entry) -> usize {
-        let arity = self.occurrences.len();
-        if !self.order.is_empty() {
-            let behind = |at: &usize| self.compare_at(state, before, *at, entry) != Ordering::Greater;
-            partition_point(before.len(), behind)
-        } else if state.ascending {
-            partition_point(before.len(), |at| state.rowids_of(*at, arity) < &entry.rowids[..])
-        } else {
-            before.len()
-        }
-    }
-
-    fn compare_at(&self, state: &State, before: &[Row], at: usize, entry: &Entry) -> Ordering {
-        let terms: &[Value] = state.terms.get(at).map_or(&[], |terms| &**terms);
-        self.compare_values((&before[at], terms), (&entry.row, &entry.terms))
-    }
-
-    fn compare(&self, a: &Entry, b: &Entry) -> Ordering {
-        self.compare_values((&a.row, &a.terms), (&b.row, &b.terms))
-    }
-
-    fn compare_values(&self, a: (&[Value], &[Value]), b: (&[Value], &[Value])) -> Ordering {
-        let compare = |term: &super::SortTerm| match term.value {
-            Place::Seen(at) => term.comparison.compare(&a.0[at], &b.0[at]),
-            Place::Hidden(at) => term.comparison.compare(&a.1[at], &b.1[at]),
-        };
-        self.order.iter().map(compare).find(|order| *order != Ordering::Equal).unwrap_or(Ordering::Equal)
-    }
-}
-
-/// The first place for which it is not so, when it is so up to there.
-fn partition_point(len: usize, is_before: impl Fn(&usize) -> bool) -> usize {
-    let (mut lo, mut hi) = (0, len);
-    while lo < hi {
-        let middle = lo + (hi - lo) / 2;
-        if is_before(&middle) { lo = middle + 1 } else { hi = middle }
-    }
-    lo
-}
-
-/// Takes out and puts in, at places in ascending order; each row has `arity` members in the list.
-fn spliced<T, I: IntoIterator<Item = T>>(
-    list: Vec<T>,
-    arity: usize,
-    splices: &[(usize, Splice)],
-    entering: impl Fn(usize) -> I,
-) -> Vec<T> {
-    let mut result = Vec::with_capacity(list.len() + splices.len() * arity);
-    let mut list = list.into_iter();
-    let mut taken = 0;
-    for (at, splice) in splices {
-        result.extend(list.by_ref().take((at - taken) * arity));
-        taken = *at;
-        match splice {
-            Splice::Insert(which) => result.extend(entering(*which)),
-            Splice::Remove => {
-                list.by_ref().take(arity).for_each(drop);
-                taken += 1;
-            }
-        }
-    }
-    result.extend(list);
-    result
-}
-
-impl State {
-    fn rowids_of(&self, at: usize, arity: usize) -> &[i64] {
-        &self.rowids[at * arity..(at + 1) * arity]
-    }
-
-    /// The places of the rows that are made of a changed row.
-    fn gone(&self, changed: &[Vec<i64>], arity: usize) -> Vec<usize> {
-        let is_changed = |rowids: &[i64]| {
-            rowids.iter().zip(changed).any(|(rowid, changed)| {
-                if changed.len() <= LOOKED_THROUGH {
-                    changed.contains(rowid)
-                } else {
-                    changed.binary_search(rowid).is_ok()
-                }
-            })
-        };
-        let rows = self.rowids.chunks_exact(arity).enumerate();
-        rows.filter(|(_, rowids)| is_changed(rowids)).map(|(at, _)| at).collect()
-    }
-}
-
-/// Reads the columns that nobody sees while a query runs.
-struct Hidden<'a> {
-    scope: &'a Scope,
-    rowids: Vec<i64>,
-    terms: Vec<Box<[Value]>>,
-    /// Otherwise there are values that cannot be kept.
-    readable: bool,
-}
-
-impl Hidden<'_> {
-    fn read(&mut self, row: &rusqlite::Row<'_>) {
-        let scope = self.scope;
-        let rowids = scope.width..scope.width + scope.occurrences.len();
-        for at in rowids.clone() {
-            match row.get(at) {
-                Ok(rowid) => self.rowids.push(rowid),
-                Err(_) => self.readable = false,
-            }
-        }
-        if scope.hidden_terms > 0 {
-            let values = (rowids.end..rowids.end + scope.hidden_terms).map(|at| value(row.get_ref(at)?));
-            match values.collect::<Result<_, LiveError>>() {
-                Ok(terms) => self.terms.push(terms),
-                Err(_) => self.readable = false,
-            }
-        }
-    }
-
-    /// `None` when something was not as expected.
-    fn state(self, rows: &[Row], steps: u64) -> Option<State> {
-        let scope = self.scope;
-        let arity = scope.occurrences.len();
-        if !self.readable || self.rowids.len() != rows.len() * arity {
-            return None;
-        }
-        let terms = |at: usize| self.terms.get(at).map_or(&[][..], |terms| &**terms);
-        // What SQLite has sorted must be sorted by the comparisons here.
-        let in_order = |at: usize| {
-            let (a, b) = ((&*rows[at], terms(at)), (&*rows[at + 1], terms(at + 1)));
-            scope.compare_values(a, b) != Ordering::Greater
-        };
-        if !scope.order.is_empty() && !(0..rows.len().saturating_sub(1)).all(in_order) {
-            return None;
-        }
-        let ascending = self.rowids.chunks_exact(arity).is_sorted();
-        Some(State { rowids: self.rowids, terms: self.terms, ascending, steps })
+        Ok(WholeRun { rows: seen, held })
     }
 }
