@@ -137,6 +137,24 @@ fn a_column_that_is_added_by_the_two_calls_finds_its_values_at_once() {
     assert_eq!(content(&target), content(&source));
 }
 
+/// What waited comes in with the next delivery, even when that brings nothing that is not held already.
+#[test]
+fn a_column_that_is_added_plainly_finds_its_values_with_a_second_delivery() {
+    let (modern, mut old) = (modern(1), old(2));
+    exec(&modern, "INSERT INTO todos VALUES ('k', 'milk', 7)");
+    pull_pieces(&mut old, &modern, 100);
+    exec(&old, "ALTER TABLE todos ADD COLUMN done DEFAULT 0");
+    let peer = modern.site_id();
+    let cursor = old.peer_cursor(peer).expect("it reads").expect("it has pulled");
+    let options = ApplyOptions { cursor: Some((peer, cursor)), ..ApplyOptions::default() };
+    let report = old.apply_with(&Changeset::new(), &options).expect("it merges");
+    assert_eq!((report.held, report.released, report.rows_updated), (true, 1, 1));
+    assert_eq!(lines(&old, "SELECT * FROM todos"), ["k|milk|7"]);
+    assert_eq!(counts(&old), Vec::<String>::new());
+    let again = old.apply_with(&Changeset::new(), &options).expect("it merges");
+    assert_eq!((again.held, again.released, again.db_version), (true, 0, None));
+}
+
 #[test]
 fn a_file_that_another_program_altered_is_mended_when_it_is_opened() {
     let folder = Folder::new();

@@ -141,7 +141,8 @@ pub struct ApplyReport {
     /// Changes to rows that may have been deleted and forgotten here, and that were left to the peer to decide on; only
     /// [`Store::merge_snapshot_of_peer`](crate::Store::merge_snapshot_of_peer) leaves any out.
     pub rows_left_out: usize,
-    /// The stored cursor says that all of it is held. Nothing of it was looked at, and the counts are 0.
+    /// The stored cursor says that all of it is held. Nothing of it was looked at, and the counts are 0, but for what
+    /// had waited here.
     pub held: bool,
     /// The version the merge took here; `None` when it changed nothing.
     pub db_version: Option<DbVersion>,
@@ -228,7 +229,13 @@ impl Engine {
         if let Some((peer, cursor)) = &options.cursor
             && meta::pulled(self.db, *peer)?.is_some_and(|pulled| pulled.covers(cursor))
         {
-            return Ok(ApplyReport { held: true, ..ApplyReport::default() });
+            let mut report = ApplyReport { held: true, ..ApplyReport::default() };
+            if self.catalog.borrow().quarantines {
+                self.enlist()?;
+                self.replay()?;
+                self.release_quarantine(options, sql, &mut report)?;
+            }
+            return Ok(report);
         }
         let limits = Limits::default();
         let mut checks = changeset.validation(&limits)?;

@@ -1,7 +1,7 @@
 //! A transport over WebSocket (RFC 6455): `ws://`, and `wss://` with the feature `tls`, which is on by default.
 //!
 //! A [`WebSocketDialer`] reaches a [`WebSocketListener`], or any server that speaks the subprotocol [`SUBPROTOCOL`] and hands
-//! its sockets to [`link`]. A frame is one binary message, and a close is a close frame with code and text. Text
+//! its sockets to [`link()`]. A frame is one binary message, and a close is a close frame with code and text. Text
 //! messages break the rules, and so do messages of more than [`FRAME_MAX`] bytes: the link ends with `Incompatible`, and
 //! the peer is told why in a close frame where that still reaches it. Pings are answered while this end receives.
 //!
@@ -43,7 +43,7 @@ mod link;
 mod listener;
 mod socket;
 
-/// The library below, whose types [`link`] and [`socket_config`] use.
+/// The library below, whose types [`link()`] and [`socket_config`] use.
 pub use tokio_tungstenite;
 
 #[cfg(feature = "tls")]

@@ -43,7 +43,7 @@ const WORST: usize = (KERNEL_MAX + 2 * BUFFER) / HEADER_LEAST * LinkLimits::cost
 
 pub(crate) const LIMITS: LinkLimits = LinkLimits::new(FRAME_MAX, WORST);
 
-/// How a socket must be set up to become a [`link`](crate::link): limits of messages, and bounded buffers.
+/// How a socket must be set up to become a [`link`](crate::link()): limits of messages, and bounded buffers.
 #[must_use]
 pub fn socket_config() -> WebSocketConfig {
     WebSocketConfig::default()
