@@ -287,6 +287,33 @@ fn a_late_change_that_breaks_a_rule_leaves_the_record_alone() {
     }
 }
 
+/// A row that moves to another key goes there as it is shown. What was not shown stays behind, and everybody sees the same.
+#[test]
+fn a_row_that_moves_leaves_behind_what_is_not_shown() {
+    for end in ["", "WITHOUT ROWID"] {
+        let table =
+            |rule: &str| format!("CREATE TABLE items(id TEXT PRIMARY KEY NOT NULL, name TEXT {rule}) {end}");
+        let (mut free, mut ruled) = (replica(1, &table("")), replica(2, &table("NOT NULL")));
+        let mut late = replica(3, &table(""));
+        exec(&free, "INSERT INTO items VALUES ('k', NULL), ('l', NULL)");
+        pull(&mut ruled, &free);
+        exec(&free, "UPDATE items SET id = 'm' WHERE id = 'k'");
+        exec(&ruled, "UPDATE items SET id = 'm' WHERE id = 'k'");
+        assert_eq!(conflicts(&ruled), ["items 'l' not null name Some(Null) -"], "{end}");
+        pull(&mut late, &ruled);
+        pull(&mut free, &ruled);
+        pull(&mut late, &free);
+        pull(&mut ruled, &free);
+        assert_eq!(
+            lines(&free, "SELECT id, quote(name) FROM items ORDER BY id"),
+            ["l|NULL", "m|''"],
+            "{end}"
+        );
+        assert_eq!(content(&late), content(&free), "{end}");
+        assert_eq!(lines(&ruled, "SELECT id, quote(name) FROM items ORDER BY id"), ["l|''", "m|''"], "{end}");
+    }
+}
+
 /// Replicas with rules and replicas without write whatever they may, and meet at random: in the end those with the same
 /// rules show the same, all logs are equal, and the same conflicts stand.
 #[test]

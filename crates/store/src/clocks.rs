@@ -84,7 +84,7 @@ const RANGE_MIN: i64 = 4;
 /// All three layers.
 #[derive(Debug)]
 pub(crate) struct Clocks {
-    db: Db,
+    pub(crate) db: Db,
     pub(crate) staged: Layer,
     pub(crate) mirror: Layer,
     /// What `staged` did to the blocks below it.

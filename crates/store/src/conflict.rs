@@ -216,18 +216,29 @@ impl Masks {
         if !engine.catalog.borrow().conflicts {
             return Ok(Vec::new());
         }
-        let find = held(&mut self.find, (), || {
-            engine.db.prepare(&format!("SELECT {RECORD} FROM opor_conflict WHERE table_id = ? AND pk = ?"))
-        })?;
-        let mut rows = find.start();
-        rows.bind_integer(i64::from(table.id))?;
-        rows.bind_blob(key)?;
-        let mut masks = Vec::new();
-        while rows.step()? {
-            masks.push(Mask::read(&rows)?);
-        }
-        Ok(masks)
+        let find = held(&mut self.find, (), || engine.db.prepare(&find_sql()))?;
+        read(find, table, key)
     }
+}
+
+/// The records of a row, where it is asked for once. The file has some.
+pub(crate) fn of_row(db: Db, table: &Table, key: &[u8]) -> Result<Vec<Mask>, Error> {
+    read(&mut db.prepare(&find_sql())?, table, key)
+}
+
+fn find_sql() -> String {
+    format!("SELECT {RECORD} FROM opor_conflict WHERE table_id = ? AND pk = ?")
+}
+
+fn read(find: &mut Stmt, table: &Table, key: &[u8]) -> Result<Vec<Mask>, Error> {
+    let mut rows = find.start();
+    rows.bind_integer(i64::from(table.id))?;
+    rows.bind_blob(key)?;
+    let mut masks = Vec::new();
+    while rows.step()? {
+        masks.push(Mask::read(&rows)?);
+    }
+    Ok(masks)
 }
 
 /// The value of a cell, where the table shows something else.

@@ -8,6 +8,7 @@ use crate::block::{BLOCK_SHIFT, Block, CellClock, Group};
 use crate::catalog::{Catalog, Table};
 use crate::clocks::{BlockId, Clocks, Staged, block_of};
 use crate::colset::ColSet;
+use crate::conflict::{self, masked};
 use crate::lives::Lives;
 use crate::notes::{BackfillRows, MergeOp, Note, Notes};
 use crate::tombs::Tomb;
@@ -495,6 +496,15 @@ impl Replay<'_> {
             let before = replaced.iter().find(|(of, _)| of == bit).map(|(_, before)| before.cv);
             if let Some(before) = before.filter(|before| *before >= clock.cv) {
                 *clock = self.numbering.local(self.numbering.next_cv(before, false), clock.seq);
+            }
+        }
+        if self.catalog.conflicts {
+            // What the row shows is what goes on. The value that it could not show stays behind, and its clock must not tell of another.
+            let masks = conflict::of_row(self.clocks.db, table, old_key)?;
+            for (bit, clock) in &mut cells {
+                if masked(&masks, *bit, clock).is_some() {
+                    *clock = self.numbering.local(self.numbering.next_cv(clock.cv, false), clock.seq);
+                }
             }
         }
         let seq = self.numbering.take_seq();
