@@ -320,7 +320,9 @@ fn a_row_that_moves_leaves_behind_what_is_not_shown() {
 fn random_histories_with_and_without_rules_converge() {
     const STEPS: usize = 80;
     let mut broken = 0;
-    for seed in seeds(0xa000, (operations(2_400) / STEPS) as u64) {
+    // Where records of what is not shown were mistaken once, in some 10^6 operations: each time cells whose clocks start over.
+    let known = [42_284, 42_432, 43_247];
+    for seed in known.into_iter().chain(seeds(0xa000, (operations(2_400) / STEPS) as u64)) {
         let mut rng = Rng::new(seed);
         let keys = ["", "WITHOUT ROWID"];
         let end = *rng.pick(&keys);

@@ -122,12 +122,11 @@ impl Mask {
         })
     }
 
-    /// Whether this is the value of a cell with such a clock. One that was written over since has another; a row that was
-    /// created again has its counts at 0.
+    /// Whether this is the value of a cell with such a clock. One that was written over since has another.
     pub(crate) fn is_of(&self, bit: u32, clock: &CellClock) -> bool {
         self.bit == bit
             && self.kind != ConflictKind::Check
-            && (self.cv == clock.cv || clock.cv == 0)
+            && self.cv == clock.cv
             && self.site == clock.site
             && self.seq == clock.seq
     }
@@ -174,6 +173,35 @@ pub(crate) fn after(db: Db, last: Option<&Mask>) -> Result<Vec<Mask>, Error> {
         masks.push(Mask::read(&rows)?);
     }
     Ok(masks)
+}
+
+/// The row goes through a delete that was missed: its cells start over, and what is on record of them goes with them.
+pub(crate) fn begin_again(engine: &Engine, table: &Table, key: &[u8]) -> Result<(), Error> {
+    of_key(engine, "UPDATE opor_conflict SET col_version = 0 WHERE table_id = ? AND pk = ?", table, key, None)
+}
+
+/// Drops what is on record of a row that is not there any more, before there is another of this key.
+pub(crate) fn bury(engine: &Engine, table: &Table, key: &[u8]) -> Result<(), Error> {
+    of_key(engine, "DELETE FROM opor_conflict WHERE table_id = ? AND pk = ?", table, key, None)
+}
+
+/// Drops what is on record of a cell that is written over by one that counts from 0: their clocks may be the same.
+pub(crate) fn write_over(engine: &Engine, table: &Table, key: &[u8], bit: u32) -> Result<(), Error> {
+    let sql = "DELETE FROM opor_conflict WHERE table_id = ? AND pk = ? AND bit = ?";
+    of_key(engine, sql, table, key, Some(bit))
+}
+
+fn of_key(engine: &Engine, sql: &str, table: &Table, key: &[u8], bit: Option<u32>) -> Result<(), Error> {
+    if !engine.catalog.borrow().conflicts {
+        return Ok(());
+    }
+    let mut stmt = engine.db.prepare(sql)?;
+    let mut run = stmt.start();
+    run.bind_integer(i64::from(table.id))?;
+    run.bind_blob(key)?;
+    bit.map_or(Ok(()), |bit| run.bind_integer(i64::from(bit)))?;
+    engine.uncaptured(|| run.step())?;
+    Ok(())
 }
 
 pub(crate) fn remove(db: Db, mask: &Mask) -> Result<(), Error> {

@@ -13,7 +13,7 @@ use crate::block::CellClock;
 use crate::catalog::Table;
 use crate::clocks::{block_of, rowid_of};
 use crate::colset::ColSet;
-use crate::conflict::{Masks, masked};
+use crate::conflict::{self, Masks, masked};
 use crate::engine::Engine;
 use crate::forced::Forced;
 use crate::notes::MergeOp;
@@ -469,6 +469,13 @@ impl Merger<'_> {
         outcome.won.sort_unstable_by_key(|i| row.cells[*i].column);
         let rowid = match local.place {
             Place::Row(rowid) => {
+                if create.is_some() {
+                    conflict::begin_again(self.engine, table, row.key.as_bytes())?;
+                }
+                for cell in outcome.won.iter().map(|i| &row.cells[*i]).filter(|cell| cell.clock.cv == 0) {
+                    let bit = table.columns[cell.column].bit;
+                    conflict::write_over(self.engine, table, row.key.as_bytes(), bit)?;
+                }
                 if !outcome.won.is_empty() {
                     let values = outcome.won.iter().map(|i| row.cells[*i].value);
                     let done = self.update_row(table, (row.key, rowid), &shape_of(row, &outcome.won), values);
@@ -479,6 +486,7 @@ impl Merger<'_> {
                 rowid
             }
             Place::Absent => {
+                conflict::bury(self.engine, table, row.key.as_bytes())?;
                 let values = outcome.won.iter().map(|i| row.cells[*i].value);
                 let done = self.insert_row(table, row.key, &shape_of(row, &outcome.won), values);
                 let forced = |error| self.force_insert(table, row.key, &forced(row, &outcome.won), error);

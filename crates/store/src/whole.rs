@@ -75,7 +75,8 @@ impl Merger<'_> {
         place: Option<Place>,
     ) -> Result<Whole, Error> {
         let key = row.key.as_bytes();
-        if self.sql.last_was_new && !table.keyed && place.is_none() {
+        let may_be_on_record = self.engine.catalog.borrow().conflicts;
+        if self.sql.last_was_new && !table.keyed && place.is_none() && !may_be_on_record {
             // The common case of a first sync: a row nobody here has seen. One statement tells and does it.
             let buried = self.engine.clocks.borrow_mut().tomb(table, key)?.is_some();
             if !buried && self.insert_whole(table, row, layout, &clock)? {
