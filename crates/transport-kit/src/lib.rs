@@ -24,6 +24,8 @@
 //!     // Only now has it been sent.
 //!     done.send(()).expect("the sender waits");
 //!     carriage.ending.lose(carriage.ending.lost("a hawk"));
+//!     // The receiver waits as long as anybody could still hand it a frame.
+//!     drop(carriage);
 //! };
 //! let (sent, ()) = tokio::join!(sender.send(Bytes::from_static(b"hello")), task);
 //! sent.expect("it was taken over");
