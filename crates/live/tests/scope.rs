@@ -359,7 +359,7 @@ fn many_rows_are_not_asked_about_and_few_are() {
         std::thread::yield_now();
     }
     assert_eq!(scoped(), 2, "what others changed is not known");
-    place.write("ALTER TABLE a ADD COLUMN more; UPDATE a SET x = 9 WHERE id = 2");
+    place.write("BEGIN; ALTER TABLE a ADD COLUMN more; UPDATE a SET x = 9 WHERE id = 2; COMMIT");
     assert_eq!((scoped(), integers(&subscription)[0]), (2, 9));
     place.write("UPDATE a SET x = 10 WHERE id = 2");
     assert_eq!((scoped(), integers(&subscription)[0]), (3, 10));
